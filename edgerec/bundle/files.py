@@ -1,0 +1,93 @@
+"""Files and folders that appear whole or not at all, whoever is killed while they are written."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows has no flock; remains are then recognised by their age
+    fcntl = None  # type: ignore[assignment]
+
+SCRATCH_PREFIX = ".tmp-"
+STALE_S = 24 * 3600.0
+
+
+def file_sha256(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Flushes a file or folder to the disk; folders only where the system can."""
+    try:
+        handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    except PermissionError:
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Writes a small file so that a reader sees all of it or none."""
+    with scratch(path.parent) as folder:
+        (folder / path.name).write_bytes(data)
+        sync(folder / path.name)
+        os.replace(folder / path.name, path)
+
+
+@contextmanager
+def scratch(parent: Path) -> Iterator[Path]:
+    """A private folder inside `parent`, removed at the end; what killed processes left there is swept first."""
+    import shutil
+    import tempfile
+
+    parent.mkdir(parents=True, exist_ok=True)
+    with _presence(parent):
+        folder = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX, dir=parent))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _presence(parent: Path) -> Iterator[None]:
+    """Holds a shared lock while scratch folders are in use: who gets it exclusively may sweep them all."""
+    if fcntl is None:
+        _sweep(parent, time.time() - STALE_S)
+        yield
+        return
+    with (parent / ".lock").open("ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _sweep(parent, float("inf"))
+        except OSError:
+            pass
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        yield
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Holds a lock file against other threads and processes, where the system has such locks."""
+    with path.open("ab") as lock:
+        if fcntl is not None:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _sweep(parent: Path, before: float) -> None:
+    import shutil
+
+    for entry in parent.glob(f"{SCRATCH_PREFIX}*"):
+        if entry.lstat().st_mtime < before:
+            shutil.rmtree(entry, ignore_errors=True)

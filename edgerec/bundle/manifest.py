@@ -1,0 +1,220 @@
+"""The bundle's manifest: what a model says about itself, as typed, checked values.
+
+`docs/bundle.md` describes every field; `manifest.schema.json` beside this file is the same as JSON Schema.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
+
+from edgerec.errors import BundleInvalid, BundleUnsupported
+
+FORMAT = 1
+SEEN_RULES = ("hide", "show")
+MAX_ITEMS = 20_000_000
+MAX_DIM = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class EventKind:
+    """`weight` scales learning (negative: speaks against the item); `consumes`: the item counts as seen."""
+
+    weight: float
+    consumes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """`seen`: hide or show items the user consumed; `weights`: the blend's starting weight per source."""
+
+    seen: Literal["hide", "show"]
+    weights: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """Digest (hex sha256) and size (bytes) of one file of the bundle."""
+
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Format 1. Constants of sources, blend, guard and updaters are plain mappings of numbers and strings."""
+
+    name: str
+    version: int
+    created: str
+    min_runtime: str
+    dim: int
+    n_items: int
+    event_kinds: Mapping[str, EventKind]
+    history_length: int
+    history_kinds: tuple[str, ...]
+    scenarios: Mapping[str, Scenario]
+    encoder_inputs: tuple[str, ...]
+    files: Mapping[str, FileEntry]
+    sources: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    blend: Mapping[str, Any] = field(default_factory=dict)
+    guard: Mapping[str, Any] = field(default_factory=dict)
+    updater: str = "sgd"
+    updaters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    n_negatives: int = 8
+    n_replayed: int = 4
+    learn_history: bool = False
+    retrieval: Mapping[str, Any] = field(default_factory=lambda: {"kind": "exact"})
+    federated: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Event kinds in the manifest's order; a kind's place is its index in the encoder's `kind` input."""
+        return tuple(self.event_kinds)
+
+
+class _Reader:
+    """Takes typed fields out of one JSON object and names the place of whatever is wrong."""
+
+    def __init__(self, data: object, where: str) -> None:
+        if not isinstance(data, dict):
+            raise BundleInvalid(f"{where} must be a JSON object, not {type(data).__name__}")
+        self.data: dict[str, Any] = data
+        self.where = where
+
+    def take(self, key: str, kind: type | tuple[type, ...], default: Any = ...) -> Any:
+        if key not in self.data:
+            if default is ...:
+                raise BundleInvalid(f"{self.where}: '{key}' is missing")
+            return default
+        value = self.data[key]
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise BundleInvalid(f"{self.where}: '{key}' has the wrong type {type(value).__name__}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise BundleInvalid(f"{self.where}: '{key}' is not finite")
+        return value
+
+    def whole(self, key: str, low: int, high: int, default: Any = ...) -> int:
+        value = cast(int, self.take(key, int, default))
+        if not low <= value <= high:
+            raise BundleInvalid(f"{self.where}: '{key}' = {value} lies outside {low} … {high}")
+        return value
+
+    def number(self, key: str) -> float:
+        return float(self.take(key, (int, float)))
+
+    def names(self, key: str) -> tuple[str, ...]:
+        values = self.take(key, list)
+        if not all(isinstance(value, str) for value in values):
+            raise BundleInvalid(f"{self.where}: '{key}' must list strings")
+        return tuple(values)
+
+    def section(self, key: str, default: Any = ...) -> _Reader:
+        return _Reader(self.take(key, dict, default), f"{self.where}.{key}")
+
+    def sections(self, key: str, default: Any = ...) -> dict[str, _Reader]:
+        inner = self.section(key, default)
+        return {name: inner.section(name) for name in inner.data}
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    out = dict(pairs)
+    if len(out) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = sorted({key for key in keys if keys.count(key) > 1})
+        raise BundleInvalid(f"JSON object with duplicate keys: {', '.join(twice)}")
+    return out
+
+
+def strict_json(text: str, where: str) -> Any:
+    """Parses JSON without duplicate keys, NaN or infinities."""
+
+    def refuse(name: str) -> Any:
+        raise BundleInvalid(f"{where}: {name} is not JSON")
+
+    try:
+        return json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise BundleInvalid(f"{where} is not valid JSON: {error}") from None
+
+
+def parse(text: str) -> Manifest:
+    """The manifest from its JSON text. Raises BundleInvalid or BundleUnsupported."""
+    top = _Reader(strict_json(text, "manifest.json"), "manifest.json")
+    if (version := top.whole("format", 1, 1 << 31)) > FORMAT:
+        raise BundleUnsupported(f"bundle format {version} is newer than this runtime's {FORMAT}", hint="update edgerec")
+    kinds = {
+        name: EventKind(part.number("weight"), part.take("consumes", bool, False))
+        for name, part in top.sections("event_kinds").items()
+    }
+    history = top.section("history")
+    manifest = Manifest(
+        name=top.take("name", str),
+        version=top.whole("version", 1, 1 << 53),
+        created=top.take("created", str),
+        min_runtime=top.take("min_runtime", str),
+        dim=top.whole("dim", 1, MAX_DIM),
+        n_items=top.whole("n_items", 1, MAX_ITEMS),
+        event_kinds=kinds,
+        history_length=history.whole("length", 1, 4096),
+        history_kinds=history.names("kinds"),
+        scenarios={name: _scenario(part) for name, part in top.sections("scenarios").items()},
+        encoder_inputs=top.names("encoder_inputs"),
+        files={
+            name: FileEntry(part.take("sha256", str), part.whole("size", 0, 1 << 40))
+            for name, part in top.sections("files").items()
+        },
+        sources={name: part.data for name, part in top.sections("sources", {}).items()},
+        blend=top.take("blend", dict, {}),
+        guard=top.take("guard", dict, {}),
+        updater=top.take("updater", str, "sgd"),
+        updaters={name: part.data for name, part in top.sections("updaters", {}).items()},
+        n_negatives=top.whole("n_negatives", 1, 1024, 8),
+        n_replayed=top.whole("n_replayed", 0, 1024, 4),
+        learn_history=top.take("learn_history", bool, False),
+        retrieval=top.take("retrieval", dict, {"kind": "exact"}),
+        federated=top.take("federated", dict, {}),
+        metrics=top.take("metrics", dict, {}),
+    )
+    _check(manifest)
+    return manifest
+
+
+def _scenario(part: _Reader) -> Scenario:
+    seen = part.take("seen", str)
+    if seen not in SEEN_RULES:
+        raise BundleInvalid(f"{part.where}: 'seen' must be 'hide' or 'show', not {seen!r}")
+    weights = part.section("weights")
+    values = {name: weights.number(name) for name in weights.data}
+    if not values or min(values.values()) < 0 or sum(values.values()) <= 0:
+        raise BundleInvalid(f"{weights.where}: weights must be non-negative and not all zero")
+    return Scenario(cast(Literal["hide", "show"], seen), values)
+
+
+def _check(manifest: Manifest) -> None:
+    if "default" not in manifest.scenarios:
+        raise BundleInvalid("manifest.json: there must be a scenario named 'default'")
+    unknown = set(manifest.history_kinds) - set(manifest.event_kinds)
+    if unknown or not manifest.history_kinds:
+        raise BundleInvalid(f"manifest.json.history: unknown event kinds {sorted(unknown)}")
+
+
+def dump(manifest: Manifest) -> str:
+    """The JSON text that `parse` reads back."""
+    data = {
+        "format": FORMAT,
+        **{key: getattr(manifest, key) for key in ("name", "version", "created", "min_runtime", "dim", "n_items")},
+        "event_kinds": {n: {"weight": k.weight, "consumes": k.consumes} for n, k in manifest.event_kinds.items()},
+        "history": {"length": manifest.history_length, "kinds": list(manifest.history_kinds)},
+        "scenarios": {n: {"seen": s.seen, "weights": dict(s.weights)} for n, s in manifest.scenarios.items()},
+        "encoder_inputs": list(manifest.encoder_inputs),
+        **{key: getattr(manifest, key) for key in ("sources", "blend", "guard", "updater", "updaters")},
+        **{key: getattr(manifest, key) for key in ("n_negatives", "n_replayed", "learn_history", "retrieval")},
+        **{key: getattr(manifest, key) for key in ("federated", "metrics")},
+        "files": {n: {"sha256": f.sha256, "size": f.size} for n, f in sorted(manifest.files.items())},
+    }
+    return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"

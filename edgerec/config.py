@@ -1,0 +1,103 @@
+"""Settings of one recommender: read from TOML or a mapping, checked, frozen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgerec.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What the app decides. Every default follows the bundle's manifest.
+
+    `updater`: name of the updater that owns the user vector; "none" learns nothing; None takes the manifest's.
+    `learn_blend`: whether the blend's weights are learned per user. `guard`: whether personal state that does
+    worse than the base is taken out of the score. `weights`: blend weights for every scenario, in place of
+    the manifest's. `disabled_sources`: left out of the blend. `history_until`: later events are stored and
+    hide seen items, but no source reads them (POSIX seconds). `sources`, `updaters`: constants by name that
+    override the manifest's. `synchronous`: SQLite's pragma; FULL survives power loss. `wait_s`: the longest a
+    write waits for another writer.
+    """
+
+    updater: str | None = None
+    learn_blend: bool = True
+    guard: bool = True
+    weights: Mapping[str, float] | None = None
+    disabled_sources: tuple[str, ...] = ()
+    history_until: float | None = None
+    sources: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    updaters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    wait_s: float = 2.0
+    synchronous: str = "NORMAL"
+
+
+# section.key → (field, accepted types)
+_KEYS: dict[str, tuple[str, tuple[type, ...]]] = {
+    "learning.updater": ("updater", (str,)),
+    "learning.guard": ("guard", (bool,)),
+    "blend.learn": ("learn_blend", (bool,)),
+    "blend.weights": ("weights", (dict,)),
+    "sources.disabled": ("disabled_sources", (list, tuple)),
+    "history.until": ("history_until", (int, float)),
+    "store.wait_s": ("wait_s", (int, float)),
+    "store.synchronous": ("synchronous", (str,)),
+}
+_OPEN_SECTIONS = ("sources", "updaters")
+
+
+def load_config(source: Config | Mapping[str, Any] | str | Path | None) -> Config:
+    """A checked Config from a TOML file, a mapping of sections, or None for the defaults."""
+    if source is None:
+        return Config()
+    if isinstance(source, Config):
+        return _checked(source)
+    data = source if isinstance(source, Mapping) else _read(Path(source))
+    values: dict[str, Any] = {"sources": {}, "updaters": {}}
+    for section, content in data.items():
+        if not isinstance(content, Mapping):
+            raise ConfigError(f"'{section}' must be a section", hint=f"write [{section}] and its keys below")
+        for key, value in content.items():
+            _take(values, section, key, value)
+    return _checked(Config(**values))
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    import tomllib
+
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"no configuration file at {path}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+
+
+def _take(values: dict[str, Any], section: str, key: str, value: Any) -> None:
+    name = f"{section}.{key}"
+    if name in _KEYS:
+        target, kinds = _KEYS[name]
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            raise ConfigError(f"{name} = {value!r} has the wrong type", hint=f"expected {kinds[0].__name__}")
+        values[target] = tuple(value) if isinstance(value, list) else value
+    elif section in _OPEN_SECTIONS and isinstance(value, Mapping):
+        values[section][key] = value
+    else:
+        known = ", ".join(sorted(_KEYS))
+        raise ConfigError(f"unknown setting {name}", hint=f"known settings: {known}, [sources.NAME], [updaters.NAME]")
+
+
+def _checked(config: Config) -> Config:
+    if config.synchronous not in ("NORMAL", "FULL"):
+        raise ConfigError(f"store.synchronous = {config.synchronous!r}", hint="NORMAL or FULL")
+    if not 0 <= config.wait_s < math.inf:
+        raise ConfigError(f"store.wait_s = {config.wait_s!r} must be a number of seconds >= 0")
+    if config.weights is not None:
+        numbers = [w for w in config.weights.values() if isinstance(w, (int, float)) and 0 <= w < math.inf]
+        if len(numbers) != len(config.weights) or not sum(numbers) > 0:
+            raise ConfigError("blend.weights must be non-negative numbers, not all zero")
+    return config

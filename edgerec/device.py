@@ -1,0 +1,222 @@
+"""One user on one device: the store, the running engine, and a snapshot of the user that is always consistent."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from edgerec.bundle import Bundle, load_bundle
+from edgerec.config import Config
+from edgerec.engine import Engine
+from edgerec.errors import StoreBusy, StoreDamaged, StoreError
+from edgerec.history import History
+from edgerec.learning.learner import Situation
+from edgerec.learning.state import Learned, from_state, to_state
+from edgerec.plugins import Plugins
+from edgerec.store import BundleTable, Database, EventRow, EventTable, ExposureTable, MetaTable, StateTable
+from edgerec.types import State
+
+CORE = "edgerec"
+"""The store's plugin name for what the learner itself keeps."""
+
+Exposure = tuple[str, str, str, int, float, float, int]
+
+_FLUSH_ROWS = 256
+_FLUSH_SECONDS = 5.0
+
+
+class Snapshot:
+    """The past and what was learned from it, immutable; `situation`, the scores that follow, is made when needed."""
+
+    __slots__ = ("_situation", "engine", "history", "learned", "paused")
+
+    def __init__(self, engine: Engine, history: History, learned: Learned, paused: bool = False) -> None:
+        self.engine = engine
+        self.history = history
+        self.learned = learned
+        self.paused = paused
+        self._situation: Situation | None = None
+
+    @property
+    def situation(self) -> Situation:
+        """The query and every source's scores. Two threads may both compute it: they get the same."""
+        if self._situation is None:
+            self._situation = self.engine.situation(self.history, self.learned)
+        return self._situation
+
+
+class Stale(Exception):
+    """Another process committed since the snapshot was taken."""
+
+
+class Device:
+    """Joins the store with the engine. Readers use `snapshot()` and wait for nobody; writers use `write()`."""
+
+    def __init__(self, data_dir: Path, plugins: Plugins, config: Config, clock: Callable[[], float]) -> None:
+        self.data_dir = data_dir
+        self.plugins = plugins
+        self.config = config
+        self.clock = clock
+        self.database = Database(data_dir / "edgerec.db", wait_s=config.wait_s, synchronous=config.synchronous)
+        self._snapshot: Snapshot | None = None
+        self._version = -1
+        self._exposures: list[Exposure] = []
+        self._exposures_lock = threading.Lock()
+        self._last_flush = time.monotonic()
+
+    def load(self, path: Path) -> Bundle:
+        """A bundle, verified and cached under the data directory."""
+        return load_bundle(path, self.data_dir)
+
+    @property
+    def started(self) -> bool:
+        """Whether a bundle was chosen and the user was read."""
+        return self._snapshot is not None
+
+    def snapshot(self) -> Snapshot:
+        """The newest snapshot. While a writer of this process is at work, the one before it."""
+        known = self._snapshot
+        if known is None or self.database.lock.acquire(blocking=False):
+            if known is None:
+                self.database.lock.acquire()
+            try:
+                return self._current()
+            finally:
+                self.database.lock.release()
+        return known
+
+    def _current(self) -> Snapshot:
+        """The snapshot, reloaded if another process committed. Holds the lock."""
+        with self.database.read():
+            version = self.database.data_version()
+        if self._snapshot is None:
+            raise StoreDamaged("the device was used before a bundle was chosen")
+        if version != self._version:
+            self.reload(self._snapshot.engine)
+        return self._snapshot
+
+    def reload(self, engine: Engine, *, follow: bool = True) -> Snapshot:
+        """Reads the user from the store. `follow`: under the bundle that is current there, if it is another."""
+        with self.database.read() as connection:
+            self._version = self.database.data_version()
+            current = next((row for row in BundleTable.all(connection) if row.status == "current"), None)
+            if follow and current and current.digest != engine.bundle.digest:
+                engine = Engine(self.load(Path(current.path)), self.plugins, self.config)
+            happened = EventTable.history(connection)
+            states = StateTable.load(connection, engine.bundle.manifest.version)
+            paused = MetaTable.get(connection, "paused") == "1"
+        rows = engine.bundle.catalogue.rows([item for item, *_ in happened]).tolist()
+        history = engine.empty_history().extended(
+            [(row, kind, at / 1e6, group) for row, (_, kind, at, group) in zip(rows, happened, strict=True) if row >= 0]
+        )
+        learned = self._learned(engine, states)
+        self._snapshot = Snapshot(engine, history, learned, paused)
+        return self._snapshot
+
+    def _learned(self, engine: Engine, states: dict[tuple[str, str], tuple[int, bytes]]) -> Learned:
+        learned = engine.learner.initial()
+        updater = engine.learner.updater
+        core = states.get((CORE, "progress"))
+        if core is None:
+            return learned
+        stored = StateTable.decode(core)
+        scenarios = from_state(stored, learned.scenarios, engine.scorer.names)
+        own = states.get((updater.name, "state")) if updater else None
+        state: State = learned.updater
+        if updater and own:
+            state = StateTable.decode(own)
+            if own[0] != updater.schema:
+                state = updater.migrate(state, own[0])
+        return Learned(scenarios, state, int(stored["steps"]))
+
+    @contextmanager
+    def exclusive(self) -> Iterator[Snapshot]:
+        """Keeps this process's other writers out; gives the newest snapshot. Raises StoreBusy."""
+        if not self.database.lock.acquire(timeout=self.config.wait_s):
+            raise StoreBusy(f"another thread held the store for {self.config.wait_s:g} s")
+        try:
+            yield self._current()
+        finally:
+            self.database.lock.release()
+
+    @contextmanager
+    def write(self, seen: Snapshot) -> Iterator[sqlite3.Connection]:
+        """A write transaction, in which buffered exposures are written too.
+
+        Raises Stale, having stored nothing, where another process committed since `seen`.
+        """
+        waiting = self._take_exposures()
+        try:
+            with self.database.write() as connection:
+                if seen is not self._snapshot or self.database.data_version() != self._version:
+                    raise Stale
+                if waiting:
+                    ExposureTable.insert(connection, waiting)
+                yield connection
+        except BaseException:
+            with self._exposures_lock:
+                self._exposures[:0] = waiting
+            raise
+
+    def adopt(self, snapshot: Snapshot) -> None:
+        """Takes what was just committed as the newest snapshot. Call under `exclusive()`."""
+        self._snapshot = snapshot
+
+    def _take_exposures(self) -> list[Exposure]:
+        with self._exposures_lock:
+            waiting, self._exposures = self._exposures, []
+            self._last_flush = time.monotonic()
+        return waiting
+
+    def expose(self, rows: Sequence[Exposure]) -> None:
+        """Buffers what was shown; writes the buffer when it is due and nobody has to be waited for."""
+        with self._exposures_lock:
+            self._exposures.extend(rows)
+            due = len(self._exposures) >= _FLUSH_ROWS or time.monotonic() - self._last_flush > _FLUSH_SECONDS
+        if due and self.database.lock.acquire(blocking=False):
+            try:
+                with self.database.impatient():
+                    self.flush()
+            except (StoreError, Stale):
+                pass  # the buffer is kept; the next record or close writes it
+            finally:
+                self.database.lock.release()
+
+    def flush(self) -> None:
+        """Writes the buffered exposures."""
+        with self.exclusive() as snapshot, self.write(snapshot):
+            pass
+
+    def shown_in(self, recommendation_id: str) -> str | None:
+        """The scenario of a page, None for an unknown one."""
+        with self._exposures_lock:
+            for row in reversed(self._exposures):
+                if row[0] == recommendation_id:
+                    return row[1]
+        with self.database.read() as connection:
+            return ExposureTable.scenario_of(connection, recommendation_id)
+
+    def save_learned(self, connection: sqlite3.Connection, engine: Engine, learned: Learned) -> None:
+        """Stores all that was learned, as part of a transaction."""
+        version = engine.bundle.manifest.version
+        core = to_state(learned, engine.scorer.names)
+        StateTable.save(connection, CORE, "progress", 1, version, core)
+        if updater := engine.learner.updater:
+            StateTable.save(connection, updater.name, "state", updater.schema, version, learned.updater)
+
+    def events(self) -> list[EventRow]:
+        """Every event in order of arrival."""
+        with self.database.read() as connection:
+            return list(EventTable.all(connection))
+
+    def close(self) -> None:
+        """Writes what is buffered and lets go of the store."""
+        try:
+            if self._exposures and self._snapshot is not None:
+                self.flush()
+        finally:
+            self.database.close()

@@ -1,0 +1,109 @@
+"""A user's past as arrays: what sources read, what is seen, what is hidden. Immutable; it grows by copies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from edgerec.bundle.manifest import Manifest
+from edgerec.types import Bools, Float32, Float64, Int32, Int64, Profile, State
+
+Happening = tuple[int, str, float, str | None]
+"""(catalogue row, event kind, POSIX seconds, group) of one event whose item is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Events of `history_kinds` as in `Profile`, and two masks over the catalogue, bool (n_items,).
+
+    `seen`: items with an event of a kind that consumes. `disliked`: items whose newest judgement is a kind of
+    negative weight.
+    """
+
+    manifest: Manifest
+    rows: Int32
+    at: Float64
+    kinds: Int64
+    groups: Int64
+    consumes: Bools
+    seen: Bools
+    disliked: Bools
+    until: float | None = None
+
+    @classmethod
+    def empty(cls, manifest: Manifest, until: float | None = None) -> History:
+        """The history of a new user. Events later than `until` will count as seen but not enter the arrays."""
+        masks = np.zeros(manifest.n_items, np.bool_)
+        return cls(
+            manifest,
+            np.empty(0, np.int32),
+            np.empty(0, np.float64),
+            np.empty(0, np.int64),
+            np.empty(0, np.int64),
+            np.empty(0, np.bool_),
+            masks,
+            masks,
+            until,
+        )
+
+    def extended(self, happenings: Sequence[Happening]) -> History:
+        """This history with more events, in order of arrival; late ones are sorted in by time."""
+        seen, disliked = self._masks(happenings)
+        index = {name: n for n, name in enumerate(self.manifest.event_kinds)}
+        kept = [h for h in happenings if self._read_by_sources(h)]
+        grown = replace(self, seen=seen, disliked=disliked)
+        if not kept:
+            return grown
+        at = np.concatenate((self.at, np.array([h[2] for h in kept], np.float64)))
+        specs = self.manifest.event_kinds
+        arrays: dict[str, Any] = {
+            "rows": np.concatenate((self.rows, np.array([h[0] for h in kept], np.int32))),
+            "kinds": np.concatenate((self.kinds, np.array([index[h[1]] for h in kept], np.int64))),
+            "groups": np.concatenate((self.groups, self._group_codes(kept))),
+            "consumes": np.concatenate((self.consumes, np.array([specs[h[1]].consumes for h in kept], np.bool_))),
+        }
+        if len(at) > 1 and bool((at[-len(kept) - 1 : -1] > at[-len(kept) :]).any()):
+            order = np.argsort(at, kind="stable")
+            at = at[order]
+            arrays = {name: array[order] for name, array in arrays.items()}
+        return replace(grown, at=at, **arrays)
+
+    def _read_by_sources(self, happening: Happening) -> bool:
+        _, kind, at, _ = happening
+        return kind in self.manifest.history_kinds and (self.until is None or at <= self.until)
+
+    def _masks(self, happenings: Iterable[Happening]) -> tuple[Bools, Bools]:
+        seen, disliked = self.seen.copy(), self.disliked
+        for row, kind, _, _ in happenings:
+            spec = self.manifest.event_kinds[kind]
+            if spec.consumes:
+                seen[row] = True
+            if spec.weight < 0 and not disliked[row]:
+                disliked = disliked.copy()
+                disliked[row] = True
+            elif spec.weight > 0 and spec.consumes and disliked[row]:
+                disliked = disliked.copy()
+                disliked[row] = False
+        return seen, disliked
+
+    def _group_codes(self, happenings: Sequence[Happening]) -> Int64:
+        """A code per event: equal within a group, and one of its own for an event without a group."""
+        # The hash of a str differs between processes; codes are only ever compared within one.
+        start = len(self.rows)
+        return np.array(
+            [start + n if h[3] is None else -1 - (hash(h[3]) & 0x7FFFFFFFFFFFFFFE) for n, h in enumerate(happenings)],
+            np.int64,
+        )
+
+    def profile(self, query: Float32, user_vector: Float32, states: dict[str, State] | None = None) -> Profile:
+        """The snapshot that sources and plugins see."""
+        return Profile(self.rows, self.at, self.kinds, self.groups, self.consumes, query, user_vector, states or {})
+
+    def window(self, length: int) -> tuple[Int32, Float32, Int64]:
+        """The encoder's view of the last `length` events: rows, age in days (float32), kinds."""
+        at = self.at[-length:]
+        age = ((at[-1] - at) / 86400.0).astype(np.float32) if len(at) else np.empty(0, np.float32)
+        return self.rows[-length:], age, self.kinds[-length:]

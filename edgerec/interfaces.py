@@ -1,0 +1,55 @@
+"""The typed contracts that plugins fulfil. Hooks only register implementations of these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+from edgerec.types import Float32, LearningBatch, Model, Profile, Request, SourceScores, State
+
+Settings = Mapping[str, Any]
+"""Constants of one implementation: the manifest's, overridden by the app's configuration."""
+
+
+@runtime_checkable
+class CandidateSource(Protocol):
+    """Scores items for one request. Pure: the same arguments give the same scores."""
+
+    name: str
+
+    def score(self, request: Request, profile: Profile, model: Model) -> SourceScores:
+        """Larger is better. Must be finite."""
+        ...
+
+
+@runtime_checkable
+class Updater(Protocol):
+    """Learns a user's state from events. Pure: inputs are read-only, no clock, no global randomness.
+
+    `name` keys the state in the store; `schema` is raised when the state's meaning changes; `item_space` says
+    that the state lives in the bundle's item space and must be relearned when that space changes.
+    """
+
+    name: str
+    schema: int
+    item_space: bool
+
+    def initial(self, model: Model) -> State:
+        """The state of a user who has done nothing yet."""
+        ...
+
+    def update(self, state: State, batch: LearningBatch) -> State:
+        """The state after the batch. Must return new arrays where anything changed."""
+        ...
+
+    def user_vector(self, state: State) -> Float32 | None:
+        """`u`, float32 (dim,), added to the query; None where this updater has no vector."""
+        ...
+
+    def migrate(self, state: State, old_schema: int) -> State:
+        """A state written under `old_schema`, in today's form. Raise to start from `initial`."""
+        ...
+
+
+UpdaterFactory = Callable[[Settings], Updater]
+SourceFactory = Callable[[Settings], CandidateSource]

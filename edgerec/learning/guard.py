@@ -1,0 +1,61 @@
+"""The guard: refuses impossible steps, and takes personal state out of the score while it does worse.
+
+Two personal parts are watched, in each scenario: the user vector (against the same blend without it) and the
+learned blend (against the manifest's). Both comparisons are paired: the same event, the same state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from edgerec.interfaces import Settings
+from edgerec.types import Float32, Float64, State
+
+PARTS = ("blend", "user_vector")
+
+
+def refusal(old: State, new: object, vectors: tuple[Float32, Float32 | None], settings: Settings) -> str | None:
+    """Why an updater's step is not taken, None where it is sound.
+
+    `vectors`: the user vector before and after. Bounds: `max_step` and `max_norm`, Euclidean.
+    """
+    if not isinstance(new, Mapping) or set(new) != set(old):
+        return "state: other arrays than before"
+    for name, array in new.items():
+        if not isinstance(array, np.ndarray) or array.dtype != old[name].dtype:
+            return f"state: {name} changed its dtype"
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            return f"state: {name} is not finite"
+    before, after = vectors
+    if after is None:
+        return None
+    if after.shape != before.shape or not np.isfinite(after).all():
+        return "user vector: wrong shape or not finite"
+    if float(np.linalg.norm(after - before)) > float(settings.get("max_step", 1.0)):
+        return "user vector: step too long"
+    if float(np.linalg.norm(after)) > float(settings.get("max_norm", 10.0)):
+        return "user vector: out of bounds"
+    return None
+
+
+def watched(sums: Float64, differences: Float64, settings: Settings) -> Float64:
+    """The window's sums after one more comparison, float64 (P, 3): Σ d, Σ d², count, each decayed.
+
+    `differences` float64 (P,): the metric with the personal part minus without it. Decay is 1 − 1/window.
+    """
+    keep = 1.0 - 1.0 / float(settings.get("window", 30.0))
+    return sums * keep + np.stack((differences, differences * differences, np.ones_like(differences)), axis=1)
+
+
+def trusted(sums: Float64, settings: Settings) -> tuple[bool, bool]:
+    """Whether the (blend, user vector) may take part in the score.
+
+    A part is out while its mean difference lies more than `tolerance` standard errors below zero.
+    """
+    tolerance = float(settings.get("tolerance", 1.0))
+    total, square, count = sums.T
+    allowed = total >= -tolerance * np.sqrt(square)
+    allowed |= count == 0
+    return bool(allowed[0]), bool(allowed[1])

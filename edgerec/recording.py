@@ -1,0 +1,205 @@
+"""Recording: an event is checked, tested, learned from and stored, all in one transaction or not at all."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from edgerec.bundle.manifest import Manifest
+from edgerec.device import Device, Snapshot, Stale
+from edgerec.errors import InvalidEvent, StoreBusy, UnknownEventKind
+from edgerec.learning.learner import GroupEvent
+from edgerec.learning.replay import PAUSED, UNKNOWN_ITEM
+from edgerec.store import EventRow, EventTable
+from edgerec.store.events import same_payload
+from edgerec.types import Event, Receipt
+
+MAX_TEXT = 256
+MAX_CONTEXT = 4096
+_MAX_SECONDS = 253_402_300_800.0  # the year 10000
+_TRIES = 5
+
+
+def record(device: Device, events: Iterable[Event]) -> list[Receipt]:
+    """Records events in one transaction; receipts in the order given.
+
+    Raises InvalidEvent, UnknownEventKind, EventConflict or StoreBusy, and then stored nothing at all.
+    """
+    events = list(events)
+    with device.exclusive() as snapshot:
+        manifest = snapshot.engine.bundle.manifest
+        now = device.clock()
+        rows = [event_row(event, manifest, now) for event in events]
+        for _ in range(_TRIES):
+            try:
+                return _recorded(device, snapshot, events, rows)
+            except Stale:
+                snapshot = device.reload(snapshot.engine)
+        raise StoreBusy("other processes kept writing to the store", hint="try again")
+
+
+def event_row(event: Event, manifest: Manifest, now: float) -> EventRow:
+    """The event as it will be stored. Raises InvalidEvent or UnknownEventKind."""
+    if event.kind not in manifest.event_kinds:
+        known = ", ".join(manifest.event_kinds)
+        raise UnknownEventKind(f"unknown event kind {event.kind!r}", hint=f"the bundle knows: {known}")
+    at = now if event.at is None else _seconds(event.at)
+    return EventRow(
+        seq=0,
+        event_id=os.urandom(16).hex() if event.event_id is None else _text("event_id", event.event_id),
+        item=_text("item", event.item),
+        kind=event.kind,
+        value=_value(event.value),
+        at=round(at * 1e6),
+        group=None if event.group is None else _text("group", event.group),
+        recommendation_id=None
+        if event.recommendation_id is None
+        else _text("recommendation_id", event.recommendation_id),
+        context=_context(event.context),
+        received=round(now * 1e6),
+    )
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise InvalidEvent(f"{name} must be text, not {type(value).__name__}")
+    if not 0 < len(value) <= MAX_TEXT:
+        raise InvalidEvent(f"{name} has {len(value)} characters", hint=f"1 to {MAX_TEXT} are allowed")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InvalidEvent(f"{name} holds a lone surrogate, which is not text") from None
+    return value
+
+
+def _value(value: object) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InvalidEvent(f"value must be a number, not {type(value).__name__}")
+    if not math.isfinite(value):
+        raise InvalidEvent(f"value = {value} is not finite")
+    return float(value)
+
+
+def _seconds(at: object) -> float:
+    if isinstance(at, datetime):
+        if at.tzinfo is None:
+            raise InvalidEvent("at is a naive datetime", hint="give POSIX seconds or an aware datetime")
+        at = at.timestamp()
+    if isinstance(at, bool) or not isinstance(at, (int, float)):
+        raise InvalidEvent(f"at must be POSIX seconds or an aware datetime, not {type(at).__name__}")
+    if not -_MAX_SECONDS < at < _MAX_SECONDS:
+        raise InvalidEvent(f"at = {at} is no time that can be stored", hint="POSIX seconds are wanted")
+    return float(at)
+
+
+def _context(context: object) -> str | None:
+    if context is None:
+        return None
+    if not isinstance(context, dict):
+        raise InvalidEvent(f"context must be a JSON object, not {type(context).__name__}")
+    try:
+        text = json.dumps(context, allow_nan=False, sort_keys=True, separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidEvent(f"context is not JSON: {error}") from None
+    if len(text) > MAX_CONTEXT:
+        raise InvalidEvent(f"context has {len(text)} bytes as JSON", hint=f"at most {MAX_CONTEXT}")
+    return text
+
+
+def _recorded(device: Device, before: Snapshot, events: Sequence[Event], rows: Sequence[EventRow]) -> list[Receipt]:
+    """One try: learn on the snapshot, then store, unless somebody else stored in between."""
+    receipts: dict[int, Receipt] = {}
+    fresh = _without_duplicates(device, events, rows, receipts)
+    now = rows[0].received if rows else 0
+    snapshot = before
+    stored: list[EventRow] = []
+    for unit in [fresh] if before.paused and fresh else _units(fresh, rows):
+        snapshot, kept = _learned(device, snapshot, [(place, rows[place]) for place in unit], receipts)
+        stored += kept
+    if not stored:
+        return [receipts[place] for place in range(len(rows))]
+    with device.write(before) as connection:
+        _insert(connection, stored)
+        if snapshot.learned is not before.learned:
+            device.save_learned(connection, snapshot.engine, snapshot.learned)
+    device.adopt(snapshot)
+    future = {place for place, row in enumerate(rows) if row.at > now}
+    return [
+        replace(receipts[place], flags=("future",)) if place in future else receipts[place]
+        for place in range(len(rows))
+    ]
+
+
+def _insert(connection: sqlite3.Connection, rows: Sequence[EventRow]) -> None:
+    try:
+        EventTable.insert(connection, rows)
+    except sqlite3.IntegrityError:  # another process stored the same event_id first
+        raise Stale from None
+
+
+def _without_duplicates(
+    device: Device, events: Sequence[Event], rows: Sequence[EventRow], receipts: dict[int, Receipt]
+) -> list[int]:
+    """Places of the events that are new; repeated ones get their receipt here."""
+    new: dict[str, int] = {}
+    with device.database.read() as connection:
+        for place, (event, row) in enumerate(zip(events, rows, strict=True)):
+            if event.event_id is None:
+                new[row.event_id] = place
+                continue
+            first = new.get(row.event_id)
+            old = rows[first] if first is not None else EventTable.find(connection, row.event_id)
+            if old is None:
+                new[row.event_id] = place
+            elif same_payload(old, row, at_given=event.at is not None):
+                receipts[place] = Receipt(row.event_id, "duplicate", False)
+    return list(new.values())
+
+
+def _units(fresh: Sequence[int], rows: Sequence[EventRow]) -> list[list[int]]:
+    """Places by learning step: a group's events together where its first one stands, in canonical order."""
+    units: dict[str | int, list[int]] = {}
+    for place in fresh:
+        group = rows[place].group
+        units.setdefault(place if group is None else group, []).append(place)
+    return [sorted(unit, key=lambda place: (rows[place].at, rows[place].event_id)) for unit in units.values()]
+
+
+def _learned(
+    device: Device, snapshot: Snapshot, unit: Sequence[tuple[int, EventRow]], receipts: dict[int, Receipt]
+) -> tuple[Snapshot, list[EventRow]]:
+    """One learning step: the snapshot after it, and its rows with their verdicts."""
+    engine = snapshot.engine
+    group = engine.group_events([row for _, row in unit])
+    known = [_with_scenario(device, event) for event in group if event.item >= 0]
+    learned, verdict = snapshot.learned, PAUSED
+    ranks: Iterator[int | None] = itertools.repeat(None)
+    if known and not snapshot.paused:
+        step = engine.learner.step(learned, snapshot.situation, known)
+        learned, verdict, ranks = step.learned, step.verdict, iter(step.ranks)
+    kept = []
+    for (place, row), event in zip(unit, group, strict=True):
+        if event.item < 0:
+            receipts[place] = Receipt(row.event_id, "unknown_item", False)
+            kept.append(replace(row, verdict=UNKNOWN_ITEM))
+        else:
+            taught = learned is not snapshot.learned
+            receipts[place] = Receipt(row.event_id, "stored", taught and verdict == "learned", next(ranks))
+            kept.append(replace(row, learned=learned.steps if taught else 0, verdict=verdict))
+    if not known:
+        return snapshot, kept
+    history = snapshot.history.extended([event.happening() for event in known])
+    return Snapshot(engine, history, learned, snapshot.paused), kept
+
+
+def _with_scenario(device: Device, event: GroupEvent) -> GroupEvent:
+    page = event.row.recommendation_id
+    return event if page is None else replace(event, scenario=device.shown_in(page))

@@ -1,0 +1,289 @@
+"""The recommender an app holds: the whole story on one page.
+
+serving   request ─► snapshot of the profile ─► sources ─► blend ─► rules ─► Page
+learning  event ─► progressive validation ─► updater ─► guard ─► event and state stored in one transaction
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from edgerec import lifecycle
+from edgerec.bundle import Bundle
+from edgerec.config import Config, load_config
+from edgerec.device import Device, Snapshot
+from edgerec.errors import RequestError, UnknownItem
+from edgerec.history import History
+from edgerec.learning.progressive import ranks
+from edgerec.lifecycle import BundleInfo, Installation
+from edgerec.plugins import Plugins
+from edgerec.recording import record
+from edgerec.serving import explain, pipeline
+from edgerec.serving.pipeline import Stopwatch
+from edgerec.serving.rules import Eligibility, eligibility, why_blocked
+from edgerec.statistics import statistics
+from edgerec.store import MetaTable
+from edgerec.types import Event, Explanation, Influence, Page, Receipt
+
+MAX_N = 10_000
+
+
+def open(
+    bundle: str | os.PathLike[str] | Bundle,
+    data_dir: str | os.PathLike[str] | None = None,
+    *,
+    plugins: Sequence[object] | None = None,
+    config: Config | Mapping[str, Any] | str | Path | None = None,
+    clock: Callable[[], float] = time.time,
+    seed: int | None = None,
+) -> Recommender:
+    """Opens a recommender. One `data_dir` is one user; None is a temporary one that `close` removes.
+
+    `bundle`: the app's own (factory) bundle, a path, or a `Bundle` that several recommenders share. A higher
+    version that was installed in `data_dir` runs in its place; `rec.bundle` says which, and why. `plugins`:
+    entry-point names, module paths or objects; None loads every installed one. `config`: TOML file, mapping or
+    `Config`. `clock`: POSIX seconds. `seed`: makes page ids reproducible.
+
+    Raises BundleError, StoreError, ConfigError or PluginError.
+    """
+    return Recommender(bundle, data_dir, plugins=plugins, config=config, clock=clock, seed=seed)
+
+
+class Recommender:
+    """Ranks, records and learns for one user. Thread-safe; use it as a context manager or call `close`."""
+
+    def __init__(
+        self,
+        bundle: str | os.PathLike[str] | Bundle,
+        data_dir: str | os.PathLike[str] | None = None,
+        *,
+        plugins: Sequence[object] | None = None,
+        config: Config | Mapping[str, Any] | str | Path | None = None,
+        clock: Callable[[], float] = time.time,
+        seed: int | None = None,
+    ) -> None:
+        settings = load_config(config)
+        self._temporary = Path(tempfile.mkdtemp(prefix="edgerec-")) if data_dir is None else None
+        self._random = random.Random(seed) if seed is not None else None
+        self._device = Device(self._temporary or Path(data_dir or ""), Plugins(plugins), settings, clock)
+        try:
+            factory = bundle if isinstance(bundle, Bundle) else self._device.load(Path(bundle))
+            self.bundle: BundleInfo = lifecycle.start(self._device, factory)
+        except BaseException:
+            self.close()
+            raise
+
+    def recommend(
+        self,
+        n: int = 10,
+        *,
+        scenario: str = "default",
+        exclude: Collection[str] = (),
+        only: Collection[str] | None = None,
+        where: Mapping[str, Any] | None = None,
+        context: Mapping[str, Any] | None = None,
+        seen: str | None = None,
+        log_exposure: bool = True,
+    ) -> Page:
+        """The n best items for the user now; fewer only with `page.reason`.
+
+        `exclude`, `only`: item ids. `where`: conditions on attributes, `{"price_max": 5.0, "colour": "red"}`.
+        `seen`: "hide" leaves out what the user consumed, "show" does not; None takes the scenario's rule. Never
+        waits for a lock, never fails for a broken source or encoder (`page.degraded` names it).
+
+        Raises RequestError, UnknownScenario or UnknownAttribute for a request that cannot be answered.
+        """
+        watch = Stopwatch()
+        _check_request(n, seen)
+        snapshot = self._device.snapshot()
+        engine = snapshot.engine
+        rule = seen or engine.bundle.manifest.scenarios[engine.scenario(scenario)].seen
+        situation = snapshot.situation
+        watch.lap("score")
+        mix = engine.mix(situation, snapshot.learned, scenario)
+        scores = pipeline.blended(situation.table, mix)
+        catalogue = engine.bundle.catalogue
+        eligible = eligibility(catalogue, snapshot.history, seen=rule, exclude=exclude, only=only, where=where)
+        rows, reason = pipeline.best(scores, eligible, n)
+        watch.lap("rank")
+        items = pipeline.page_items(rows, scores, situation.table, mix, catalogue)
+        page = Page(self._page_id(), items, scenario, reason, situation.table.failed, watch.timings)
+        if log_exposure:
+            at = round(self._device.clock() * 1e6)
+            self._device.expose([(page.id, scenario, r.item, r.rank, r.score, r.propensity, at) for r in items])
+        watch.lap("page")
+        return page
+
+    def similar(self, item: str, n: int = 10) -> Page:
+        """Items that go with one item, by the bundle's item-to-item weights, then by its vectors.
+
+        Raises UnknownItem or RequestError.
+        """
+        _check_request(n, None)
+        engine = self._device.snapshot().engine
+        row = _row_of(engine.bundle, item)
+        table, mix = engine.similar_to(row)
+        scores = pipeline.blended(table, mix)
+        blocked = np.zeros(len(scores), np.bool_)
+        blocked[row] = True
+        rows, reason = pipeline.best(scores, Eligibility(blocked, ("the item itself",)), n)
+        items = pipeline.page_items(rows, scores, table, mix, engine.bundle.catalogue)
+        return Page(self._page_id(), items, "similar", reason)
+
+    def record(
+        self,
+        item: str,
+        kind: str = "click",
+        *,
+        value: float | None = None,
+        at: float | datetime | None = None,
+        group: str | None = None,
+        recommendation_id: str | None = None,
+        context: Mapping[str, Any] | None = None,
+        event_id: str | None = None,
+    ) -> Receipt:
+        """Stores what the user did and learns from it; when it returns, the event survives the process's death.
+
+        Idempotent by `event_id`. An item the catalogue does not know is kept, and learned from when a bundle
+        brings it. Raises InvalidEvent, UnknownEventKind, EventConflict or StoreBusy; then nothing was stored.
+        """
+        return self.record_many([Event(item, kind, value, at, group, recommendation_id, context, event_id)])[0]
+
+    def record_many(self, events: Iterable[Event]) -> list[Receipt]:
+        """Records many events in one transaction: all or none.
+
+        Ungrouped events equal `record` one by one. Events of one `group` are all tested against the state
+        before the first of them, then learned together, in the order of their time and id.
+        """
+        return record(self._device, events)
+
+    def explain(self, item: str, *, recommendation_id: str | None = None, scenario: str = "default") -> Explanation:
+        """Why the item stands where it stands: parts that add up to its score, and the events that moved it most.
+
+        `recommendation_id`: explains in the scenario of that page. Raises UnknownItem or UnknownScenario.
+        """
+        if recommendation_id is not None:
+            scenario = self._device.shown_in(recommendation_id) or scenario
+        snapshot = self._device.snapshot()
+        engine = snapshot.engine
+        rule = engine.bundle.manifest.scenarios[engine.scenario(scenario)].seen
+        row = _row_of(engine.bundle, item)
+        mix = engine.mix(snapshot.situation, snapshot.learned, scenario)
+        table = snapshot.situation.table
+        parts = pipeline.score_parts(table, mix, row)
+        score = sum(parts.values())
+        filtered = why_blocked(engine.bundle.catalogue, snapshot.history, row, seen=rule)
+        return Explanation(
+            item=item,
+            title=engine.bundle.catalogue.title(row),
+            scenario=scenario,
+            score=score,
+            rank=None if filtered else self._rank(snapshot, pipeline.blended(table, mix), row, rule),
+            parts=parts,
+            weights=dict(zip(table.names, mix.weights.tolist(), strict=True)),
+            events=self._influences(snapshot, scenario, row, score),
+            filtered=filtered,
+        )
+
+    @staticmethod
+    def _rank(snapshot: Snapshot, scores: np.ndarray[Any, np.dtype[np.float32]], row: int, rule: str) -> int:
+        eligible = eligibility(snapshot.engine.bundle.catalogue, snapshot.history, seen=rule)
+        if eligible.blocked is not None:
+            scores[eligible.blocked] = -np.inf
+        return int(ranks(scores[None, :], row)[0])
+
+    @staticmethod
+    def _influences(snapshot: Snapshot, scenario: str, row: int, score: float) -> tuple[Influence, ...]:
+        engine, history = snapshot.engine, snapshot.history
+        kinds = engine.bundle.manifest.kinds
+
+        def score_of(changed: History) -> float:
+            situation = engine.situation(changed, snapshot.learned)
+            mix = engine.mix(situation, snapshot.learned, scenario)
+            return sum(pipeline.score_parts(situation.table, mix, row).values())
+
+        moved = explain.influences(history, score, score_of, last=30, keep=5)
+        return tuple(
+            Influence(
+                engine.bundle.catalogue.item(int(history.rows[place])),
+                kinds[history.kinds[place]],
+                float(history.at[place]),
+                effect,
+            )
+            for place, effect in moved
+        )
+
+    def install(self, bundle: str | os.PathLike[str], *, force: bool = False) -> Installation:
+        """Verifies a bundle, repeats its golden cases, tries it on this user's events, and switches to it.
+
+        Raises BundleError, and goes on serving what runs, where the bundle is unsound, older, was rolled back,
+        or does worse in the shadow evaluation.
+        """
+        installation = lifecycle.install(self._device, Path(bundle), force=force)
+        self.bundle = installation.bundle
+        return installation
+
+    def rollback(self) -> BundleInfo:
+        """Goes back to the bundle before; the one that ran is not taken again. Raises BundleRefused."""
+        self.bundle = lifecycle.rollback(self._device)
+        return self.bundle
+
+    def pause_learning(self) -> None:
+        """From now on events are stored, and count as history, but nothing is learned from them."""
+        self._set_paused(True)
+
+    def resume_learning(self) -> None:
+        """Learns from the events to come; those recorded meanwhile stay unlearned."""
+        self._set_paused(False)
+
+    def _set_paused(self, paused: bool) -> None:
+        with self._device.exclusive() as snapshot:
+            with self._device.write(snapshot) as connection:
+                MetaTable.set(connection, "paused", "1" if paused else "0")
+            self._device.adopt(Snapshot(snapshot.engine, snapshot.history, snapshot.learned, paused))
+
+    def stats(self) -> dict[str, Any]:
+        """Counts, versions, sizes, plugins, and per scenario how every ranking did, test-then-train."""
+        return statistics(self._device, self.bundle)
+
+    def close(self) -> None:
+        """Writes what is buffered and lets go of the store. Closing twice is fine."""
+        self._device.close()
+        if self._temporary is not None:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+
+    def __enter__(self) -> Recommender:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _page_id(self) -> str:
+        return os.urandom(8).hex() if self._random is None else f"{self._random.getrandbits(64):016x}"
+
+
+def _check_request(n: int, seen: str | None) -> None:
+    if isinstance(n, bool) or not isinstance(n, int) or not 0 < n <= MAX_N:
+        raise RequestError(f"n = {n!r}", hint=f"ask for 1 to {MAX_N} items")
+    if seen not in (None, "hide", "show"):
+        raise RequestError(f"seen = {seen!r}", hint="'hide', 'show' or None")
+
+
+def _row_of(bundle: Bundle, item: str) -> int:
+    row = bundle.catalogue.row(item)
+    if row is None:
+        raise UnknownItem(f"the catalogue has no item {item!r}")
+    return row

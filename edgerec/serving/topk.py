@@ -1,0 +1,46 @@
+"""Exact top-k by block maxima: only blocks that can hold a winner are looked into."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgerec.types import Float32, Int64
+
+BLOCK = 64
+SMALL = 4096  # below it one partition of everything is faster
+
+
+def top_k(scores: Float32, k: int) -> Int64:
+    """Rows of the k largest scores, best first, ties by row; int64 (min(k, finite scores),).
+
+    `scores` float32 (n,); −inf marks what may not be returned. Each of the k blocks with the largest maxima
+    holds a score of at least the smallest of these maxima, so the k-th best score is no less, and only blocks
+    that reach it matter.
+    """
+    n = len(scores)
+    k = min(k, n)
+    n_blocks = n // BLOCK
+    if n < SMALL or n_blocks <= k:
+        return _best_of(np.arange(n), scores, k)
+    # Strided blocks: block j holds rows j, j + n_blocks, … so that the maxima are one vectorised pass.
+    blocks = scores[: n_blocks * BLOCK].reshape(BLOCK, n_blocks)
+    maxima = blocks.max(axis=0)
+    bound = np.partition(maxima, n_blocks - k)[n_blocks - k]
+    holding = (maxima >= bound).nonzero()[0]
+    place, block = (blocks[:, holding] >= bound).nonzero()
+    rows = place * n_blocks + holding[block]
+    tail = n_blocks * BLOCK + (scores[n_blocks * BLOCK :] >= bound).nonzero()[0]
+    rows = np.concatenate((rows, tail))  # ascending: place grows first, then block
+    return _best_of(rows, scores[rows], k)
+
+
+def _best_of(rows: Int64, values: Float32, k: int) -> Int64:
+    """The k best of some rows in ascending order, without those at −inf."""
+    if len(rows) > 8 * k:
+        threshold = np.partition(values, len(values) - k)[len(values) - k]
+        keep = (values >= threshold).nonzero()[0]
+        rows, values = rows[keep], values[keep]
+    order = np.argsort(-values, kind="stable")[:k]
+    if len(order) and values[order[-1]] == -np.inf:
+        order = order[values[order] > -np.inf]
+    return rows[order]

@@ -1,0 +1,50 @@
+"""What a recommender says of itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgerec.device import Device, Snapshot
+from edgerec.learning.guard import PARTS
+from edgerec.learning.progressive import METRICS
+from edgerec.learning.state import RANKINGS
+from edgerec.lifecycle import BundleInfo
+from edgerec.store import EventTable, ExposureTable
+
+
+def statistics(device: Device, running: BundleInfo) -> dict[str, Any]:
+    """Plain values, ready for JSON."""
+    snapshot = device.snapshot()
+    with device.database.read() as connection:
+        events, exposures = EventTable.count(connection), ExposureTable.count(connection)
+    updater = snapshot.engine.learner.updater
+    return {
+        "bundle": {"name": running.name, "version": running.version, "digest": running.digest, "why": running.reason},
+        "events": events,
+        "exposures": exposures,
+        "learning": {
+            "updater": updater.name if updater else None,
+            "paused": snapshot.paused,
+            "steps": snapshot.learned.steps,
+            "scenarios": {name: _scenario(snapshot, name) for name in snapshot.learned.scenarios},
+        },
+        "store_bytes": sum(p.stat().st_size for p in device.data_dir.glob("edgerec.db*")),
+        "plugins": {"loaded": list(device.plugins.loaded), "broken": dict(device.plugins.broken)},
+    }
+
+
+def _scenario(snapshot: Snapshot, name: str) -> dict[str, Any]:
+    learner, sources = snapshot.engine.learner, snapshot.engine.scorer.names
+    progress = snapshot.learned.scenarios[name]
+    weights, use_vector = learner.serving(snapshot.learned, name)
+    rankings = {}
+    for ranking, sums in zip((*RANKINGS, *sources), progress.sums.tolist(), strict=True):
+        n = int(sums[0])
+        means = {metric: total / n if n else None for metric, total in zip(METRICS[1:], sums[1:], strict=True)}
+        rankings[ranking] = {"n": n, **means}
+    served = (weights is progress.weights, use_vector)
+    return {
+        "weights": dict(zip(sources, weights.tolist(), strict=True)),
+        "served": dict(zip(PARTS, served, strict=True)),
+        "progressive": rankings,
+    }

@@ -1,0 +1,19 @@
+"""The user's SQLite file: events, learned states, exposures, installed bundles."""
+
+from edgerec.store.blob import decode_state, encode_state
+from edgerec.store.database import Database
+from edgerec.store.events import EventRow, EventTable
+from edgerec.store.tables import BundleRow, BundleTable, ExposureTable, MetaTable, StateTable
+
+__all__ = [
+    "BundleRow",
+    "BundleTable",
+    "Database",
+    "EventRow",
+    "EventTable",
+    "ExposureTable",
+    "MetaTable",
+    "StateTable",
+    "decode_state",
+    "encode_state",
+]

@@ -1,0 +1,118 @@
+"""The event table: the one record of what the user did, and of what was learned from it."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from edgerec.errors import EventConflict
+from edgerec.types import Event
+
+_COLUMNS = 'event_id, item, kind, value, at, "group", recommendation_id, context, received, learned, verdict'
+_INSERT = f"INSERT INTO events ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_SELECT = f"SELECT seq, {_COLUMNS} FROM events"
+
+
+@dataclass(frozen=True, slots=True)
+class EventRow:
+    """An event as stored. `at` and `received` are integer microseconds since 1970 UTC.
+
+    `learned` is 0 for an event that was not learned from, else the number of the learning step that did; events
+    of one step were tested together. `verdict` says what was decided (`docs/guarantees.md`).
+    """
+
+    seq: int
+    event_id: str
+    item: str
+    kind: str
+    value: float | None
+    at: int
+    group: str | None
+    recommendation_id: str | None
+    context: str | None
+    received: int
+    learned: int = 0
+    verdict: str = ""
+
+    @property
+    def seconds(self) -> float:
+        """When it happened, as the app says."""
+        return self.at / 1e6
+
+    @property
+    def effective_seconds(self) -> float:
+        """When it happened, but not after it arrived: a future timestamp must not make all else look old."""
+        return min(self.at, self.received) / 1e6
+
+    def event(self) -> Event:
+        """The event as an updater sees it."""
+        context = json.loads(self.context) if self.context is not None else None
+        return Event(
+            self.item, self.kind, self.value, self.seconds, self.group, self.recommendation_id, context, self.event_id
+        )
+
+    def values(self) -> tuple[Any, ...]:
+        return (*self.payload(), self.received, self.learned, self.verdict)
+
+    def payload(self) -> tuple[Any, ...]:
+        return (
+            self.event_id,
+            self.item,
+            self.kind,
+            self.value,
+            self.at,
+            self.group,
+            self.recommendation_id,
+            self.context,
+        )
+
+
+class EventTable:
+    """Constant SQL over the events; every method takes the connection of a running transaction or read."""
+
+    @staticmethod
+    def insert(connection: sqlite3.Connection, rows: Iterable[EventRow]) -> None:
+        connection.executemany(_INSERT, [row.values() for row in rows])
+
+    @staticmethod
+    def find(connection: sqlite3.Connection, event_id: str) -> EventRow | None:
+        row = connection.execute(f"{_SELECT} WHERE event_id = ?", (event_id,)).fetchone()
+        return EventRow(*row) if row else None
+
+    @staticmethod
+    def all(connection: sqlite3.Connection) -> Iterator[EventRow]:
+        """Every event in order of arrival."""
+        for row in connection.execute(f"{_SELECT} ORDER BY seq"):
+            yield EventRow(*row)
+
+    @staticmethod
+    def history(connection: sqlite3.Connection) -> list[tuple[str, str, int, str | None]]:
+        """(item, kind, effective time, group) of every event, by time then arrival."""
+        return connection.execute(
+            'SELECT item, kind, min(at, received), "group" FROM events ORDER BY min(at, received), seq'
+        ).fetchall()
+
+    @staticmethod
+    def count(connection: sqlite3.Connection) -> int:
+        return int(connection.execute("SELECT count(*) FROM events").fetchone()[0])
+
+    @staticmethod
+    def set_verdicts(connection: sqlite3.Connection, verdicts: Sequence[tuple[int, str, int]]) -> None:
+        """(learned, verdict, seq) of events that were learned from anew."""
+        connection.executemany("UPDATE events SET learned = ?, verdict = ? WHERE seq = ?", verdicts)
+
+
+def same_payload(stored: EventRow, new: EventRow, *, at_given: bool) -> bool:
+    """Whether a repeated event_id brings the same event. Raises EventConflict when it does not."""
+    old, fresh = list(stored.payload()), list(new.payload())
+    if not at_given:
+        old[4] = fresh[4] = 0
+    if old != fresh:
+        raise EventConflict(
+            f"event_id {new.event_id!r} was recorded before with another payload",
+            hint="an event_id names one event; draw a new one for a new event",
+        )
+    return True

@@ -1,0 +1,67 @@
+"""The store's schema, as named, append-only migrations. Imported only when one is pending.
+
+Each migration and the record that it was applied commit together; `PRAGMA user_version` counts them, so that
+opening an up-to-date store needs no import of sqlite-utils.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+from sqlite_utils import Database
+from sqlite_utils.migrations import Migrations
+
+store = Migrations("edgerec")
+
+
+@store()
+def m001_first(db: Database) -> None:
+    """Events, learned states, exposures, bundles and settings of the store itself."""
+    db["events"].create(  # type: ignore[union-attr]
+        {
+            "seq": int,
+            "event_id": str,
+            "item": str,
+            "kind": str,
+            "value": float,
+            "at": int,
+            "group": str,
+            "recommendation_id": str,
+            "context": str,
+            "received": int,
+            "learned": int,
+            "verdict": str,
+        },
+        pk="seq",
+        not_null={"event_id", "item", "kind", "at", "received", "learned", "verdict"},
+    )
+    db["events"].create_index(["event_id"], unique=True)  # type: ignore[union-attr]
+    db["exposures"].create(  # type: ignore[union-attr]
+        {
+            "seq": int,
+            "recommendation_id": str,
+            "scenario": str,
+            "item": str,
+            "position": int,
+            "score": float,
+            "propensity": float,
+            "at": int,
+        },
+        pk="seq",
+    )
+    db["exposures"].create_index(["recommendation_id"])  # type: ignore[union-attr]
+    db["states"].create(  # type: ignore[union-attr]
+        {"plugin": str, "name": str, "schema": int, "bundle_version": int, "blob": bytes},
+        pk=("plugin", "name", "bundle_version"),
+    )
+    db["bundles"].create(  # type: ignore[union-attr]
+        {"digest": str, "name": str, "version": int, "path": str, "status": str, "reason": str, "at": int},
+        pk="digest",
+    )
+    db["meta"].create({"key": str, "value": str}, pk="key")  # type: ignore[union-attr]
+    db.execute("PRAGMA user_version = 1")
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Applies what is pending; each step wholly or not at all."""
+    store.apply(Database(connection))

@@ -1,0 +1,109 @@
+"""The smaller tables: learned states, exposures, installed bundles, and the store's own settings."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from edgerec.store.blob import decode_state, encode_state
+from edgerec.types import State
+
+
+class StateTable:
+    """Learned states, keyed by plugin, name and bundle version."""
+
+    @staticmethod
+    def load(connection: sqlite3.Connection, bundle_version: int) -> dict[tuple[str, str], tuple[int, bytes]]:
+        """(plugin, name) → (schema, blob)."""
+        rows = connection.execute(
+            "SELECT plugin, name, schema, blob FROM states WHERE bundle_version = ?", (bundle_version,)
+        )
+        return {(plugin, name): (schema, blob) for plugin, name, schema, blob in rows}
+
+    @staticmethod
+    def save(
+        connection: sqlite3.Connection, plugin: str, name: str, schema: int, bundle_version: int, state: State
+    ) -> None:
+        connection.execute(
+            "INSERT INTO states (plugin, name, schema, bundle_version, blob) VALUES (?, ?, ?, ?, ?)"
+            " ON CONFLICT (plugin, name, bundle_version) DO UPDATE SET schema = excluded.schema, blob = excluded.blob",
+            (plugin, name, schema, bundle_version, encode_state(state)),
+        )
+
+    @staticmethod
+    def decode(found: tuple[int, bytes]) -> State:
+        return decode_state(found[1])
+
+
+class ExposureTable:
+    """What was shown: one row per item of a page."""
+
+    @staticmethod
+    def insert(connection: sqlite3.Connection, rows: Iterable[tuple[str, str, str, int, float, float, int]]) -> None:
+        """Rows of (recommendation_id, scenario, item, position, score, propensity, at in microseconds)."""
+        connection.executemany(
+            "INSERT INTO exposures (recommendation_id, scenario, item, position, score, propensity, at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            rows,
+        )
+
+    @staticmethod
+    def scenario_of(connection: sqlite3.Connection, recommendation_id: str) -> str | None:
+        row = connection.execute(
+            "SELECT scenario FROM exposures WHERE recommendation_id = ? LIMIT 1", (recommendation_id,)
+        ).fetchone()
+        return row[0] if row else None
+
+    @staticmethod
+    def count(connection: sqlite3.Connection) -> int:
+        return int(connection.execute("SELECT count(*) FROM exposures").fetchone()[0])
+
+
+@dataclass(frozen=True, slots=True)
+class BundleRow:
+    """A bundle this device installed. `status`: current · previous · rolled_back."""
+
+    digest: str
+    name: str
+    version: int
+    path: str
+    status: str
+    reason: str
+    at: int
+
+
+class BundleTable:
+    """Installed bundles and what became of them."""
+
+    @staticmethod
+    def all(connection: sqlite3.Connection) -> list[BundleRow]:
+        rows = connection.execute("SELECT digest, name, version, path, status, reason, at FROM bundles ORDER BY at")
+        return [BundleRow(*row) for row in rows]
+
+    @staticmethod
+    def save(connection: sqlite3.Connection, row: BundleRow) -> None:
+        connection.execute(
+            "INSERT OR REPLACE INTO bundles (digest, name, version, path, status, reason, at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (row.digest, row.name, row.version, row.path, row.status, row.reason, row.at),
+        )
+
+    @staticmethod
+    def remove(connection: sqlite3.Connection, row: BundleRow) -> None:
+        """Forgets a bundle and what was learned under it."""
+        connection.execute("DELETE FROM bundles WHERE digest = ?", (row.digest,))
+        connection.execute("DELETE FROM states WHERE bundle_version = ?", (row.version,))
+
+
+class MetaTable:
+    """The store's own settings, as text."""
+
+    @staticmethod
+    def get(connection: sqlite3.Connection, key: str) -> str | None:
+        row = connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return row[0] if row else None
+
+    @staticmethod
+    def set(connection: sqlite3.Connection, key: str, value: str) -> None:
+        connection.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (key, value))
