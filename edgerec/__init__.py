@@ -15,8 +15,9 @@ from edgerec.config import Config
 from edgerec.errors import EdgeRecError
 from edgerec.runtime import Recommender, open
 from edgerec.types import Event, Explanation, Influence, Page, Receipt, Recommendation
+from edgerec.version import __version__ as __version__
 
-__version__ = "0.1.0"
+
 
 __all__ = [
     "Bundle",

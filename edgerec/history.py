@@ -65,7 +65,8 @@ class History:
             "groups": np.concatenate((self.groups, self._group_codes(kept))),
             "consumes": np.concatenate((self.consumes, np.array([specs[h[1]].consumes for h in kept], np.bool_))),
         }
-        if len(at) > 1 and bool((at[-len(kept) - 1 : -1] > at[-len(kept) :]).any()):
+        from_last = max(len(self.at) - 1, 0)
+        if (at[from_last:-1] > at[from_last + 1 :]).any():
             order = np.argsort(at, kind="stable")
             at = at[order]
             arrays = {name: array[order] for name, array in arrays.items()}

@@ -18,6 +18,7 @@ from edgerec.engine import Engine
 from edgerec.errors import BundleError, BundleRefused, PluginNotFound, StoreBusy
 from edgerec.golden import check_golden
 from edgerec.learning.replay import Replay
+from edgerec.plugins import Plugins
 from edgerec.store import BundleRow, BundleTable, EventTable
 
 log = logging.getLogger("edgerec")
@@ -112,7 +113,7 @@ def install(device: Device, path: Path, *, force: bool = False) -> Installation:
     """
     bundle = device.load(path)
     engine = Engine(bundle, device.plugins, device.config)
-    _check_golden(device, bundle)
+    check_host(bundle, device.plugins)
     old = device.snapshot().engine
     if not force:
         _check_version(device, bundle, old.bundle)
@@ -128,12 +129,15 @@ def install(device: Device, path: Path, *, force: bool = False) -> Installation:
     return Installation(_info(bundle, "installed"), trial, sum(1 for learned, _, _ in replayed.verdicts if learned))
 
 
-def _check_golden(device: Device, bundle: Bundle) -> None:
-    """Golden stories are told under the bundle's own constants, whatever the app configured."""
+def check_host(bundle: Bundle, plugins: Plugins) -> None:
+    """Repeats the bundle's golden cases, under its own constants whatever the app configured.
+
+    Raises GoldenMismatch. Where the bundle's own updater is not at hand, its stories cannot be told.
+    """
     try:
-        check_golden(Engine(bundle, device.plugins, Config()))
+        check_golden(Engine(bundle, plugins, Config()))
     except PluginNotFound:
-        check_golden(Engine(bundle, device.plugins, Config(updater="none")), stories=False)
+        check_golden(Engine(bundle, plugins, Config(updater="none")), stories=False)
 
 
 def _check_version(device: Device, bundle: Bundle, running: Bundle) -> None:

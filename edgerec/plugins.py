@@ -59,6 +59,15 @@ class Plugins:
                 self._report(f"source:{name}", error)
         return made
 
+    def summary(self) -> dict[str, dict[str, Any]]:
+        """`loaded`: plugin → what it registers; `broken`: plugin → why it is not used."""
+        registered: dict[str, list[str]] = {name: [] for name in self.loaded}
+        for hook, kind in (("edgerec_updaters", "updater"), ("edgerec_sources", "source")):
+            for implementation in getattr(self.manager.hook, hook).get_hookimpls():
+                if implementation.plugin_name not in self.broken:
+                    registered[implementation.plugin_name] += [f"{kind} {name}" for name in implementation.function()]
+        return {"loaded": registered, "broken": dict(self.broken)}
+
     def _made(self, name: str, factory: Callable[[Settings], Any], settings: Settings) -> Any:
         try:
             return factory(settings)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from edgerec.bundle.catalogue import Catalogue, Column, Flags, Labels, Numbers, Tags
 from edgerec.bundle.manifest import FileEntry, Manifest
-from edgerec.bundle.reader import Bundle, Neighbours, load_bundle, verify
+from edgerec.bundle.opened import Bundle, Neighbours
+from edgerec.bundle.reader import load_bundle, verify
 from edgerec.bundle.sessions import Encoder, Retriever
 
 __all__ = [

@@ -9,12 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -27,121 +24,30 @@ from edgerec.bundle.archive import (
     folder_names,
     read_bounded,
 )
-from edgerec.bundle.arrays import check_finite, check_range, map_array
-from edgerec.bundle.catalogue import Catalogue
+from edgerec.bundle.arrays import check_finite, check_range
 from edgerec.bundle.files import exclusive, file_sha256, scratch, sync, write_whole
-from edgerec.bundle.manifest import Manifest, parse, strict_json
-from edgerec.bundle.sessions import ENCODER_INPUTS, Encoder, Retriever
+from edgerec.bundle.manifest import Manifest, parse
+from edgerec.bundle.opened import (
+    BIAS,
+    ENCODER,
+    IDS,
+    INDPTR,
+    NEGATIVES,
+    NEIGHBOURS,
+    POPULARITY,
+    REQUIRED,
+    RETRIEVE,
+    VECTORS,
+    WEIGHTS,
+    Bundle,
+    Neighbours,
+)
+from edgerec.bundle.sessions import ENCODER_INPUTS
 from edgerec.errors import BundleError, BundleInvalid, BundleNotFound, BundleUnsupported
-from edgerec.types import Float32, Int32, Model
+from edgerec.version import __version__
 
-CATALOGUE = "catalogue.jsonl"
-ENCODER = "encoder.onnx"
-RETRIEVE = "retrieve.onnx"
-GOLDEN = "golden.json"
-VECTORS, BIAS, POPULARITY, NEGATIVES = (f"items/{name}.npy" for name in ("vectors", "bias", "popularity", "negatives"))
-INDPTR, IDS, WEIGHTS = (f"neighbours/{name}.npy" for name in ("indptr", "ids", "weights"))
-REQUIRED = (CATALOGUE, ENCODER, GOLDEN, VECTORS, BIAS, POPULARITY, NEGATIVES)
-NEIGHBOURS = (INDPTR, IDS, WEIGHTS)
 MAX_ONNX = 1 << 31
-MAX_GOLDEN = 1 << 26
 MAX_NEGATIVES = 1 << 24
-
-
-@dataclass(frozen=True, slots=True)
-class Neighbours:
-    """Sparse item-to-item weights: item i points to `ids[indptr[i]:indptr[i + 1]]`.
-
-    `indptr` int32 (n_items + 1,) · `ids` int32 (nnz,) · `weights` float32 (nnz,). A bundle without them has
-    nnz = 0.
-    """
-
-    indptr: Int32
-    ids: Int32
-    weights: Float32
-
-
-class Bundle:
-    """A verified bundle. Read-only; may be shared by threads and by any number of recommenders.
-
-    `digest`: hex sha256 of manifest.json, the bundle's identity · `path`: the folder it lives in ·
-    `negatives` int32 (m,): catalogue rows to draw negatives from.
-    """
-
-    __slots__ = (
-        "_encoder",
-        "_golden",
-        "_lock",
-        "_retriever",
-        "catalogue",
-        "digest",
-        "manifest",
-        "model",
-        "negatives",
-        "neighbours",
-        "path",
-    )
-
-    def __init__(self, path: Path, manifest: Manifest, digest: str, index: Path) -> None:
-        self.path = path
-        self.manifest = manifest
-        self.digest = digest
-        n = manifest.n_items
-        self.model = Model(
-            map_array(path, VECTORS, "<f4", (n, manifest.dim)),
-            map_array(path, BIAS, "<f4", (n,)),
-            map_array(path, POPULARITY, "<f4", (n,)),
-        )
-        self.negatives: Int32 = map_array(path, NEGATIVES, "<i4", (None,))
-        self.neighbours = _map_neighbours(path, manifest)
-        self._lock = threading.Lock()
-        self._encoder: Encoder | None = None
-        self._retriever: Retriever | None = None
-        self._golden: dict[str, Any] | None = None
-        self.catalogue = Catalogue.open(path / CATALOGUE, index, n)
-
-    @property
-    def encoder(self) -> Encoder:
-        """The query encoder; its session opens at the first use."""
-        if self._encoder is None:
-            with self._lock:
-                if self._encoder is None:
-                    manifest = self.manifest
-                    self._encoder = Encoder(
-                        self.path / ENCODER, manifest.encoder_inputs, manifest.history_length, manifest.dim
-                    )
-        return self._encoder
-
-    @property
-    def retriever(self) -> Retriever | None:
-        """The int8 scan, None where the bundle has none; its session opens at the first use."""
-        if self._retriever is None and RETRIEVE in self.manifest.files:
-            with self._lock:
-                if self._retriever is None:
-                    self._retriever = Retriever(self.path / RETRIEVE, self.manifest.n_items)
-        return self._retriever
-
-    @property
-    def golden(self) -> dict[str, Any]:
-        """golden.json: `encoder` cases and `stories`; docs/bundle.md describes both."""
-        if self._golden is None:
-            with (self.path / GOLDEN).open("rb") as file:
-                self._golden = _golden(read_bounded(file, MAX_GOLDEN, GOLDEN))
-        return self._golden
-
-    def close(self) -> None:
-        """Lets go of sessions and index. The arrays live as long as somebody holds them."""
-        self.catalogue.close()
-        self._encoder = self._retriever = None
-
-    def __enter__(self) -> Bundle:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"<Bundle {self.manifest.name!r} version {self.manifest.version} {self.digest[:12]}>"
 
 
 def load_bundle(path: str | os.PathLike[str], cache_dir: str | os.PathLike[str]) -> Bundle:
@@ -263,12 +169,8 @@ def _manifest(raw: bytes) -> tuple[Manifest, str]:
 
 
 def _check_runtime(wanted: str) -> None:
-    import edgerec
-
-    if _release(wanted) > _release(edgerec.__version__):
-        raise BundleUnsupported(
-            f"the bundle asks for edgerec {wanted}, this is {edgerec.__version__}", hint="update edgerec"
-        )
+    if _release(wanted) > _release(__version__):
+        raise BundleUnsupported(f"the bundle asks for edgerec {wanted}, this is {__version__}", hint="update edgerec")
 
 
 def _release(version: str) -> tuple[int, ...]:
@@ -286,16 +188,6 @@ def _check_sizes(root: Path, manifest: Manifest) -> None:
             raise BundleInvalid(f"{name}: {found.st_size} bytes (a plain file of {entry.size} was exported)")
 
 
-def _map_neighbours(root: Path, manifest: Manifest) -> Neighbours:
-    if INDPTR not in manifest.files:
-        return Neighbours(np.zeros(manifest.n_items + 1, np.int32), np.zeros(0, np.int32), np.zeros(0, np.float32))
-    indptr = map_array(root, INDPTR, "<i4", (manifest.n_items + 1,))
-    total = int(indptr[-1])
-    return Neighbours(
-        indptr, map_array(root, IDS, "<i4", (max(total, 0),)), map_array(root, WEIGHTS, "<f4", (max(total, 0),))
-    )
-
-
 def _inspect(root: Path, manifest: Manifest, digest: str, cache: Path) -> None:
     """Everything the digests do not say: values, consistency, catalogue, the ONNX files, golden.json.
 
@@ -309,7 +201,7 @@ def _inspect(root: Path, manifest: Manifest, digest: str, cache: Path) -> None:
 
 
 def _inspect_values(bundle: Bundle) -> None:
-    from edgerec.bundle.signatures import check_encoder, check_retriever
+    from edgerec.bundle.signatures import check_encoder, check_retriever  # a bundle seen before needs no walk
 
     root, manifest = bundle.path, bundle.manifest
     arrays = {VECTORS: bundle.model.vectors, BIAS: bundle.model.bias, POPULARITY: bundle.model.popularity}
@@ -339,13 +231,3 @@ def _check_onnx(root: Path, name: str, check: Callable[[bytes], None]) -> None:
         check(data)
     except BundleInvalid as error:
         raise BundleInvalid(f"{name}: {error}") from None
-
-
-def _golden(data: bytes) -> dict[str, Any]:
-    try:
-        parsed = strict_json(data.decode(), GOLDEN)
-    except UnicodeDecodeError:
-        raise BundleInvalid(f"{GOLDEN}: not UTF-8") from None
-    if not isinstance(parsed, dict) or not all(isinstance(parsed.get(key), list) for key in ("encoder", "stories")):
-        raise BundleInvalid(f"{GOLDEN}: must be an object with the lists 'encoder' and 'stories'")
-    return parsed

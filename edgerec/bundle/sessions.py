@@ -9,6 +9,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,8 @@ class Encoder:
         """The query, float32 (dim,), of one history: gathers, pads and masks by itself.
 
         `vectors` float32 (n_items, dim) · `rows` (H,): catalogue rows, oldest first; only the last L count ·
-        `age_days` (H,) · `kind` (H,). An empty history gives zeros.
+        `age_days` (H,) · `kind` (H,). An empty history gives zeros. Raises BundleInvalid
+        where onnxruntime fails or the query is not finite.
         """
         count = min(len(rows), self.length)
         if count == 0:
@@ -134,6 +136,8 @@ class Encoder:
         except Exception as error:
             raise BundleInvalid(f"{self._name}: onnxruntime failed: {_first_line(error)}") from None
         query: Float32 = bound.query[0].copy()
+        if not isfinite(query @ query):
+            raise BundleInvalid(f"{self._name}: the query is not finite")
         self._free.append(bound)
         return query
 

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from edgerec.bundle.manifest import Manifest
 from edgerec.bundle.onnx_check import Signature, check_onnx
 from edgerec.bundle.onnx_schema import BOOL, FLOAT, INT64
 from edgerec.errors import BundleInvalid
 
 
-def check_encoder(data: bytes, manifest: Manifest) -> None:
-    """`encoder.onnx`: the inputs that the manifest names, and `query` float32 (B, dim). Raises BundleInvalid."""
-    length, dim = manifest.history_length, manifest.dim
+def encoder_signature(inputs: Iterable[str], length: int, dim: int) -> tuple[Signature, Signature]:
+    """Inputs and outputs of an encoder that reads the named inputs."""
     known: Signature = {
         "history": (FLOAT, (None, length, dim)),
         "age_days": (FLOAT, (None, length)),
         "kind": (INT64, (None, length)),
         "mask": (BOOL, (None, length)),
     }
-    check_onnx(
-        data, inputs={name: known[name] for name in manifest.encoder_inputs}, outputs={"query": (FLOAT, (None, dim))}
-    )
+    return {name: known[name] for name in inputs}, {"query": (FLOAT, (None, dim))}
+
+
+def check_encoder(data: bytes, manifest: Manifest) -> None:
+    """`encoder.onnx`: the inputs that the manifest names, and `query` float32 (B, dim). Raises BundleInvalid."""
+    inputs, outputs = encoder_signature(manifest.encoder_inputs, manifest.history_length, manifest.dim)
+    check_onnx(data, inputs=inputs, outputs=outputs)
 
 
 def check_retriever(data: bytes, manifest: Manifest) -> None:

@@ -86,7 +86,7 @@ class FoldIn:
         raise PluginError(f"foldin cannot read a state of schema {old_schema}")
 
     def _solve(self, kept: State, query: Float32, model: Model) -> Float32 | None:
-        vectors = model.vectors[kept["rows"]].astype(np.float64)  # (K, dim)
+        vectors = np.asarray(model.vectors)[kept["rows"]].astype(np.float64)  # (K, dim)
         age_days = (kept["at"].max() - kept["at"]) / DAY_S
         weighted = vectors.T * (kept["weight"] * 0.5 ** (age_days / self.half_life_days))  # (dim, K)
         gram = weighted @ vectors

@@ -5,7 +5,7 @@ negatives drawn for it; a negative that is the item itself is left out. The loss
 
     softmax    -log(exp s_0 / Σ_i exp s_i)             sampled softmax (Jean et al. 2015)
     bpr        -1/m Σ_j log σ(s_0 - s_j)               Bayesian personalised ranking (Rendle et al. 2009)
-    logistic   -log σ(s_0) - Σ_j log σ(-s_j)           negative sampling (Mikolov et al. 2013, eq. 4)
+    logistic   -log σ(s_0) - 1/m Σ_j log σ(-s_j)       negative sampling (Mikolov et al. 2013, eq. 4, but the mean)
     squared    ½ (s_0 - (value - centre) / scale)²     ratings; an event without a value teaches nothing
 
 An event of negative weight speaks against its item and pays -1/m Σ_j log σ(s_j - s_0) under every loss: BPR with
@@ -62,9 +62,8 @@ def against(s: Scores, scale: float) -> Scores:
 
 
 def logistic(s: Scores, scale: float) -> Scores:
-    slope = [scale * sigmoid(x) for x in s]
-    slope[0] -= scale
-    return slope
+    item, *negatives = s
+    return [-scale * sigmoid(-item), *(scale / len(negatives) * sigmoid(x) for x in negatives)]
 
 
 def squared(s: Scores, scale: float) -> Scores:

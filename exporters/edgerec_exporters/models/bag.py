@@ -5,7 +5,9 @@ from torch import Tensor, nn
 
 
 class BagEncoder(nn.Module):
-    def __init__(self, dim, n_kinds=1, n_knots=16, max_age_days=730.0, hidden=0, content=0, norm=0.5, dropout=0.0, bias=False):
+    def __init__(
+        self, dim, n_kinds=1, n_knots=16, max_age_days=730.0, hidden=0, content=0, norm=0.5, dropout=0.0, bias=False
+    ):
         super().__init__()
         self.register_buffer("knots", torch.linspace(0, 1, n_knots) * math.log1p(max_age_days))
         self.step = math.log1p(max_age_days) / (n_knots - 1)

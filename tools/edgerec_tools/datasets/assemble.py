@@ -53,7 +53,7 @@ def assemble(
         group=events["basket"].to_numpy().astype(np.int64),
         group_ids=tuple(firsts["group"].to_list()) if grouped else (),
         price=_floats(events["price"]) if "price" in events.columns else None,
-        country=tuple(firsts["country"].to_list()) if "country" in events.columns else (),
+        country=tuple(firsts["country"].fill_null("").to_list()) if "country" in events.columns else (),
         attributes=_median_prices(events, ids) | _by_item(attributes or {}, ids),
         timed=timed,
     )

@@ -24,10 +24,8 @@ from edgerec_tools.datasets.dataset import Dataset
 
 FORMAT = 1
 SUFFIX = ".dataset"
-_FILTERS = [
-    {"id": lzma.FILTER_LZMA2, "dict_size": 1 << 24, "lc": 4, "lp": 0, "pb": 0, "mode": lzma.MODE_NORMAL,
-     "nice_len": 273, "mf": lzma.MF_BT4, "depth": 512}
-]  # fmt: skip
+_LZMA2 = {"id": lzma.FILTER_LZMA2, "dict_size": 1 << 24, "lc": 0, "lp": 0, "pb": 0, "mode": lzma.MODE_NORMAL}
+_FILTERS = [_LZMA2 | {"mf": lzma.MF_BT4, "nice_len": 64, "depth": 0}]
 _SCALES = (1, 100, 1000)
 _TEXTS = ("users", "items", "titles", "kinds", "group_ids", "country")
 _INTEGERS = {"basket_user": np.int32, "basket_size": np.int64, "item": np.int32, "kind": np.int16}

@@ -1,0 +1,160 @@
+"""What a simulation says: means with intervals, paired differences, how many users an arm makes worse."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgerec_tools import intervals
+from edgerec_tools.arms import REFERENCES
+from edgerec_tools.central import VIEWS, ViewMetrics
+from edgerec_tools.simulate import ArmResult, Simulation
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+MIN_BASKETS = 5
+"""From this many scored baskets on, a user's own mean difference is looked at."""
+
+TEST_FROM = {"retail": datetime(2011, 9, 1, tzinfo=UTC).timestamp()}
+"""Data set → where its test period begins, POSIX seconds; nothing may be tuned on what lies behind."""
+
+
+def document(simulation: Simulation) -> dict[str, Any]:
+    """The simulation as one JSON object; a figure that does not exist is null.
+
+    `events` and `events_per_second` count what was revealed to the devices of all arms together.
+    """
+    cutoff, until = simulation.period
+    return {
+        "data": simulation.data,
+        "bundle": dict(simulation.bundle),
+        "period": period_name(simulation),
+        "cutoff": iso(cutoff),
+        "until": None if until is None else iso(until),
+        "seed": simulation.seed,
+        "devices": simulation.devices,
+        "events": simulation.events,
+        "seconds": round(simulation.seconds, 3),
+        "events_per_second": round(simulation.events / simulation.seconds, 1),
+        "arms": [_arm(arm, simulation) for arm in simulation.arms],
+    }
+
+
+def period_name(simulation: Simulation) -> str:
+    """`test` where the replay reaches baskets that nothing may be tuned on, else `validation`."""
+    until = simulation.period.until
+    if until is None:
+        return "test"
+    begins = TEST_FROM.get(simulation.data)
+    return "validation" if begins is None or until <= begins else "test"
+
+
+def iso(at: float) -> str:
+    """POSIX seconds as ISO 8601 in UTC."""
+    return datetime.fromtimestamp(at, UTC).isoformat().replace("+00:00", "Z")
+
+
+def _arm(arm: ArmResult, simulation: Simulation) -> dict[str, Any]:
+    views = {view: _mean(arm.views[view], simulation.seed) for view in VIEWS}
+    others = {
+        other.name: {view: _against(arm.views[view], other.views[view], simulation.seed) for view in VIEWS}
+        for other in references(simulation)
+        if other.name != arm.name
+    }
+    return {"name": arm.name, "views": views, "vs": others}
+
+
+def references(simulation: Simulation) -> Iterator[ArmResult]:
+    """The arms that the others are compared with, those that ran."""
+    return (arm for arm in simulation.arms if arm.name in REFERENCES)
+
+
+def _mean(found: ViewMetrics, seed: int) -> dict[str, Any]:
+    interval = intervals.bootstrap_mean(found.user, found.ndcg, seed=seed)
+    return {
+        "recall@10": _number(found.recall.mean() if len(found.recall) else math.nan),
+        "ndcg@10": _number(interval.value),
+        "ci95": [_number(interval.low), _number(interval.high)],
+        "n_baskets": interval.n_baskets,
+        "n_users": interval.n_users,
+    }
+
+
+def _against(ours: ViewMetrics, theirs: ViewMetrics, seed: int) -> dict[str, Any]:
+    """The paired difference over all baskets; `n_users` are those with enough of them for a difference of their own."""
+    difference = paired(ours, theirs)
+    interval = intervals.bootstrap_mean(ours.user, difference, seed=seed)
+    tail = intervals.tail(ours.user, difference, min_baskets=MIN_BASKETS)
+    return {
+        "ndcg@10": _number(interval.value),
+        "ci95": [_number(interval.low), _number(interval.high)],
+        "worse_share": _number(tail.worse_share),
+        "worst_decile": _number(tail.worst_decile),
+        "n_users": tail.n_users,
+    }
+
+
+def paired(ours: ViewMetrics, theirs: ViewMetrics) -> NDArray[np.float64]:
+    """Difference in NDCG@10, basket by basket."""
+    if not np.array_equal(ours.basket, theirs.basket):
+        raise ValueError("the arms were not scored on the same baskets")
+    return ours.ndcg - theirs.ndcg
+
+
+def user_differences(ours: ViewMetrics, theirs: ViewMetrics) -> NDArray[np.float64]:
+    """Mean difference of every user with at least `MIN_BASKETS` scored baskets, ascending, float64 (n_users,)."""
+    _, inverse, counts = np.unique(ours.user, return_inverse=True, return_counts=True)
+    means = np.bincount(inverse, weights=paired(ours, theirs), minlength=len(counts)) / np.maximum(counts, 1)
+    return np.sort(means[counts >= MIN_BASKETS])
+
+
+def _number(value: float) -> float | None:
+    return round(float(value), 6) if math.isfinite(value) else None
+
+
+def table(result: dict[str, Any]) -> Table:
+    """The headline of a document: metrics per view, and differences from the references."""
+    from rich.table import Table
+
+    until = f" to {result['until'][:10]}" if result["until"] else ""
+    title = (
+        f"{result['data']}, {result['period']} period from {result['cutoff'][:10]}{until}: "
+        f"{result['devices']:,} devices, {result['events']:,} events, {result['events_per_second']:,.0f} per second"
+    )
+    out = Table(title=title, caption="NDCG@10 with 95 % intervals over users; worse: users made worse by more than one s.e.")
+    out.add_column("arm", no_wrap=True)
+    for view in VIEWS:
+        out.add_column(f"{view}\nR@10", justify="right")
+        out.add_column("N@10", justify="right")
+        for reference in REFERENCES:
+            out.add_column(f"− {reference}", justify="right")
+            out.add_column("worse", justify="right")
+    for arm in result["arms"]:
+        cells = []
+        for view in VIEWS:
+            found = arm["views"][view]
+            cells += [_plain(found["recall@10"]), _with_interval(found)]
+            for reference in REFERENCES:
+                other = arm["vs"].get(reference, {}).get(view)
+                cells += [_with_interval(other, "+"), _percent(other["worse_share"])] if other else ["", ""]
+        out.add_row(arm["name"], *cells)
+    return out
+
+
+def _plain(value: float | None, sign: str = "") -> str:
+    return "–" if value is None else f"{value:{sign}.4f}"
+
+
+def _with_interval(found: dict[str, Any], sign: str = "") -> str:
+    low, high = found["ci95"]
+    return f"{_plain(found['ndcg@10'], sign)}\n{_plain(low, sign)} {_plain(high, sign)}"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"

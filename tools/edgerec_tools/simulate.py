@@ -1,0 +1,316 @@
+"""Replays real users as devices under several arms, in worker processes, and compares the arms.
+
+Results do not depend on the number of workers: every device is a function of its user's events, and all work is
+done in processes of one thread each.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgerec import Bundle, EdgeRecError, load_bundle
+from edgerec.errors import DataError, RequestError
+from edgerec.plugins import Plugins
+from edgerec_tools import central, intervals, metrics
+from edgerec_tools.arms import CENTRAL, CENTRAL_ARMS, REFERENCES, Arm, choose
+from edgerec_tools.arms import DEFAULT as DEFAULT_ARMS
+from edgerec_tools.central import ViewMetrics
+from edgerec_tools.datasets import Dataset
+from edgerec_tools.replay import RULES, Fleet, Outcome, Stories, template
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is."""
+
+MIN_BASKETS = 5
+"""A user's own difference counts from this many baskets on."""
+
+_CHUNKS_PER_WORKER = 40
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+
+
+class SimulationError(EdgeRecError):
+    """A simulation that could not be carried through."""
+
+    exit_code = 86
+
+
+class Period(NamedTuple):
+    """Baskets that begin from `cutoff` until before `until` (POSIX seconds, None: the end of the data)."""
+
+    cutoff: float
+    until: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ArmResult:
+    """An arm's metrics of every scored basket, per view; baskets are numbered as in `dataset.since(cutoff)`."""
+
+    name: str
+    title: str
+    views: Mapping[str, ViewMetrics]
+
+
+@dataclass(frozen=True, slots=True)
+class Simulation:
+    """What came out. `events`: revealed one basket after the other, on all devices of all arms together; the
+    history before the cut-off is not counted · `at` float64 (n_baskets,): POSIX seconds of the period's baskets."""
+
+    data: str
+    bundle: Mapping[str, Any]
+    period: Period
+    seed: int
+    devices: int
+    events: int
+    seconds: float
+    at: NDArray[np.float64]
+    arms: tuple[ArmResult, ...]
+
+
+def simulate(
+    dataset: Dataset,
+    bundle: str | os.PathLike[str],
+    period: Period,
+    *,
+    arms: Iterable[str] = DEFAULT_ARMS,
+    updater: str | None = None,
+    devices: int | None = None,
+    workers: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Simulation:
+    """Replays the period under each arm (names as in `arms.choose`; `updater` adds one).
+
+    `devices` takes a sample of so many users, drawn by `seed`, from those with a basket to be scored. `workers`:
+    processes, None for one per core. Raises BundleError, DataError, RequestError, PluginError, SimulationError.
+    """
+    started = time.perf_counter()
+    device_arms, central_arms = choose(arms, period.cutoff, updater)
+    with _folder() as folder, load_bundle(bundle, folder) as opened:
+        _check_fit(dataset, opened)
+        stories = Stories(dataset, period.cutoff, period.until)
+        users = _sample(stories, devices, seed)
+        plugins = _plugins()
+        stores = {arm.name: template(opened, plugins, arm, folder / f"template-{n}") for n, arm in enumerate(device_arms)}
+        slim = replace(dataset, price=None, country=(), attributes={}, titles=dataset.items)
+        job = Job(slim, opened.path, folder, device_arms, stores, central_arms, period)
+        n_workers = workers or os.cpu_count() or 1
+        chunks = _chunks(users, stories, n_workers) if device_arms else []
+        found = _run(job, chunks, n_workers, progress or (lambda *_: None))
+        results = [_collected(arm, found) for arm in device_arms]
+        results += [_restricted(arm, users, stories) for arm in found.central]
+        return Simulation(
+            data=dataset.name,
+            bundle={"name": opened.manifest.name, "version": opened.manifest.version, "digest": opened.digest},
+            period=period,
+            seed=seed,
+            devices=len(users),
+            events=int(stories.revealed()[users].sum()) * len(device_arms),
+            seconds=time.perf_counter() - started,
+            at=dataset.basket_at[stories.first : stories.end],
+            arms=tuple(results),
+        )
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """A place for the stores of the devices: in memory where there is room, as nothing there outlives the run."""
+    memory = Path("/dev/shm")
+    roomy = memory.is_dir() and os.access(memory, os.W_OK)
+    if roomy:
+        space = os.statvfs(memory)
+        roomy = space.f_bavail * space.f_frsize > 256 << 20
+    with tempfile.TemporaryDirectory(prefix="edgerec-", dir=memory if roomy else None, ignore_cleanup_errors=True) as name:
+        yield Path(name)
+
+
+def _plugins() -> list[object]:
+    """Every installed plugin, loaded once."""
+    return [plugin for _, plugin in Plugins().manager.list_name_plugin() if plugin is not None]
+
+
+def _check_fit(dataset: Dataset, bundle: Bundle) -> None:
+    if not (bundle.catalogue.rows(list(dataset.items)) >= 0).any():
+        raise DataError(
+            f"the bundle knows none of the items of {dataset.name!r}",
+            hint=f"it was made for other data; its items are like {bundle.catalogue.item(0)!r}",
+        )
+    if unknown := sorted(set(dataset.kinds) - set(bundle.manifest.event_kinds)):
+        raise DataError(
+            f"{dataset.name!r} has events of kinds that the bundle does not know: {', '.join(unknown)}",
+            hint=f"the bundle knows {', '.join(bundle.manifest.event_kinds)}",
+        )
+
+
+def _sample(stories: Stories, devices: int | None, seed: int) -> NDArray[np.int64]:
+    """User rows in ascending order."""
+    users = np.flatnonzero(stories.scored())
+    if not len(users):
+        raise DataError("the period has no basket to be scored", hint="choose another --cutoff or --until")
+    if devices is None or devices >= len(users):
+        return users
+    if devices < 1:
+        raise RequestError(f"{devices} devices", hint="at least one is needed")
+    return np.sort(np.random.default_rng(seed).choice(users, devices, replace=False))
+
+
+def _chunks(users: NDArray[np.int64], stories: Stories, workers: int) -> list[list[int]]:
+    """Users in portions of like effort, the busiest first, so that no worker is left with a long tail."""
+    sizes = np.diff(stories.dataset.basket_start)
+    events = np.array([sizes[stories.by_user[user]].sum() for user in users.tolist()])
+    order = users[np.argsort(-events, kind="stable")].tolist()
+    n = max(1, min(len(order), workers * _CHUNKS_PER_WORKER))
+    return [order[first::n] for first in range(n)]
+
+
+class Job(NamedTuple):
+    """All that a worker process needs."""
+
+    dataset: Dataset
+    bundle: Path
+    folder: Path
+    arms: tuple[Arm, ...]
+    templates: Mapping[str, bytes]
+    central: tuple[str, ...]
+    period: Period
+
+
+@dataclass(slots=True)
+class Found:
+    """What the workers brought: (arm, view) → outcomes, and the central arms."""
+
+    outcomes: dict[tuple[str, str], list[Outcome]]
+    central: list[ArmResult]
+
+
+class Worker:
+    """One process's share of a job."""
+
+    current: Worker | None = None
+    """Set by `start` in a worker process; tasks find it there."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.stories = Stories(job.dataset, *job.period)
+        bundle = load_bundle(job.bundle, job.folder)
+        self.fleet = Fleet(bundle, _plugins(), job.templates, self.stories, job.period.cutoff, job.folder)
+
+    def replay(self, users: Sequence[int]) -> tuple[int, dict[tuple[str, str], list[Outcome]]]:
+        """The number of users, and their outcomes per arm and view."""
+        out: dict[tuple[str, str], list[Outcome]] = {(arm.name, view): [] for arm in self.job.arms for view in RULES}
+        for user in users:
+            story = self.stories.of(user)
+            for arm in self.job.arms:
+                for view, outcomes in self.fleet.replay(arm, story).items():
+                    out[arm.name, view] += outcomes
+        return len(users), out
+
+    def central(self) -> list[ArmResult]:
+        """The central arms over everybody's baskets."""
+        data, (cutoff, until) = self.job.dataset, self.job.period
+        found = central.central(data if until is None else data.before(until), cutoff, arms=self.job.central)
+        return [ArmResult(f"{CENTRAL}/{name}", arm.title, arm.views) for name, arm in found.items()]
+
+
+def start(job: Job) -> None:
+    """Prepares a worker process. The parent alone handles an interrupt."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Worker.current = Worker(job)
+
+
+def _replay(users: Sequence[int]) -> tuple[int, dict[tuple[str, str], list[Outcome]]]:
+    assert Worker.current is not None
+    return Worker.current.replay(users)
+
+
+def _central() -> list[ArmResult]:
+    assert Worker.current is not None
+    return Worker.current.central()
+
+
+def _run(job: Job, chunks: Sequence[Sequence[int]], workers: int, progress: Progress) -> Found:
+    """Hands the work to processes and gathers what they bring."""
+    found = Found({(arm.name, view): [] for arm in job.arms for view in RULES}, [])
+    with _one_thread_each():
+        pool = ProcessPoolExecutor(workers, get_context("spawn"), start, (job,))
+        try:
+            reference = pool.submit(_central) if job.central else None
+            parts = [pool.submit(_replay, chunk) for chunk in chunks]
+            _gather(found, parts, sum(map(len, chunks)), progress)
+            if reference is not None:
+                progress("central arms", 0, 1)
+                found.central = reference.result()
+                progress("central arms", 1, 1)
+        except BrokenProcessPool:
+            raise SimulationError(
+                "a worker process died; it may have been killed for want of memory",
+                hint="try fewer --workers, or fewer --devices",
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return found
+
+
+def _gather(found: Found, parts: Sequence[Future[Any]], total: int, progress: Progress) -> None:
+    done = 0
+    progress("devices", done, total)
+    for part in as_completed(parts):
+        n_users, outcomes = part.result()
+        for key, more in outcomes.items():
+            found.outcomes[key] += more
+        done += n_users
+        progress("devices", done, total)
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Worker processes that are started within compute in one thread: faster together, and the same everywhere."""
+    before = {name: os.environ.get(name) for name in _THREADS}
+    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _collected(arm: Arm, found: Found) -> ArmResult:
+    return ArmResult(arm.name, arm.title, {view: _measured(found.outcomes[arm.name, view]) for view in RULES})
+
+
+def _measured(outcomes: list[Outcome]) -> ViewMetrics:
+    ordered = sorted(outcomes, key=lambda outcome: outcome.number)
+    hit = np.array([one.hit for one in ordered], np.bool_).reshape(len(ordered), -1)
+    n_targets = np.array([one.n_targets for one in ordered], np.int64)
+    return ViewMetrics(
+        basket=np.array([one.number for one in ordered], np.int64),
+        user=np.array([one.user for one in ordered], np.int32),
+        recall=metrics.recall(hit, n_targets),
+        ndcg=metrics.ndcg(hit, n_targets),
+    )
+
+
+def _restricted(arm: ArmResult, users: NDArray[np.int64], stories: Stories) -> ArmResult:
+    """A central arm on the baskets of the replayed users alone."""
+    views = {}
+    for view, found in arm.views.items():
+        keep = np.isin(found.user, users)
+        views[view] = ViewMetrics(found.basket[keep], found.user[keep], found.recall[keep], found.ndcg[keep])
+    return replace(arm, views=views)
