@@ -17,8 +17,6 @@ from edgerec.runtime import Recommender, open
 from edgerec.types import Event, Explanation, Influence, Page, Receipt, Recommendation
 from edgerec.version import __version__ as __version__
 
-
-
 __all__ = [
     "Bundle",
     "Config",

@@ -7,6 +7,9 @@ from typing import Any, Protocol, runtime_checkable
 
 from edgerec.types import Float32, LearningBatch, Model, Profile, Request, SourceScores, State
 
+FAILURES = (Exception, SystemExit, GeneratorExit)
+"""What is caught around a plugin's code: all that it may raise but the user's own KeyboardInterrupt."""
+
 Settings = Mapping[str, Any]
 """Constants of one implementation: the manifest's, overridden by the app's configuration."""
 

@@ -11,7 +11,7 @@ import pluggy
 
 from edgerec import hookspecs
 from edgerec.errors import PluginError, PluginNotFound
-from edgerec.interfaces import CandidateSource, Settings, SourceFactory, Updater, UpdaterFactory
+from edgerec.interfaces import FAILURES, CandidateSource, Settings, SourceFactory, Updater, UpdaterFactory
 
 log = logging.getLogger("edgerec")
 
@@ -73,15 +73,13 @@ class Plugins:
             return factory(settings)
         except PluginError:
             raise
-        except Exception as error:
+        except FAILURES as error:
             raise PluginError(f"{name!r} could not be made: {type(error).__name__}: {error}") from error
 
     def _try(self, name: str, load: Callable[[], object]) -> None:
         try:
             self._register(name, load())
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # a plugin's import may raise anything, SystemExit too
+        except FAILURES as error:  # a plugin's import may raise anything, SystemExit too
             self._report(name, error)
 
     def _register(self, name: str, plugin: object) -> None:
@@ -101,7 +99,7 @@ class Plugins:
     def _collect(self, hook: str) -> dict[str, Any]:
         """Joins the mappings of all implementations, called one by one; a name belongs to the first to take it."""
         joined: dict[str, Any] = {}
-        for implementation in reversed(getattr(self.manager.hook, hook).get_hookimpls()):
+        for implementation in getattr(self.manager.hook, hook).get_hookimpls():
             try:
                 found = implementation.function()
                 if not isinstance(found, Mapping):
@@ -109,9 +107,7 @@ class Plugins:
                 if taken := sorted(set(found) & set(joined)):
                     raise PluginError(f"{hook}: {', '.join(taken)} is registered by another plugin")
                 joined.update(found)
-            except KeyboardInterrupt:
-                raise
-            except BaseException as error:
+            except FAILURES as error:
                 self._report(implementation.plugin_name, error)
         return joined
 
@@ -131,6 +127,6 @@ def _named(one: object) -> tuple[str, object]:
         for point in _entry_points():
             if point.name == one:
                 return one, point.load()
-    except Exception as error:
+    except FAILURES as error:
         raise PluginError(f"plugin {one!r} cannot be loaded: {type(error).__name__}: {error}") from error
     raise PluginNotFound(f"no installed plugin is called {one!r}", hint="see `edgerec plugins list`")

@@ -35,7 +35,7 @@ def record(device: Device, events: Iterable[Event]) -> list[Receipt]:
     with device.exclusive() as snapshot:
         manifest = snapshot.engine.bundle.manifest
         now = device.clock()
-        rows = [event_row(event, manifest, now) for event in events]
+        rows = [_with_scenario(device, event_row(event, manifest, now)) for event in events]
         for _ in range(_TRIES):
             try:
                 return _recorded(device, snapshot, events, rows)
@@ -64,6 +64,11 @@ def event_row(event: Event, manifest: Manifest, now: float) -> EventRow:
         context=_context(event.context),
         received=round(now * 1e6),
     )
+
+
+def _with_scenario(device: Device, row: EventRow) -> EventRow:
+    page = row.recommendation_id
+    return row if page is None else replace(row, scenario=device.shown_in(page))
 
 
 def _text(name: str, value: object) -> str:
@@ -179,7 +184,7 @@ def _learned(
     """One learning step: the snapshot after it, and its rows with their verdicts."""
     engine = snapshot.engine
     group = engine.group_events([row for _, row in unit])
-    known = [_with_scenario(device, event) for event in group if event.item >= 0]
+    known = [event for event in group if event.item >= 0]
     learned, verdict = snapshot.learned, PAUSED
     ranks: Iterator[int | None] = itertools.repeat(None)
     if known and not snapshot.paused:
@@ -198,8 +203,3 @@ def _learned(
         return snapshot, kept
     history = snapshot.history.extended([event.happening() for event in known])
     return Snapshot(engine, history, learned, snapshot.paused), kept
-
-
-def _with_scenario(device: Device, event: GroupEvent) -> GroupEvent:
-    page = event.row.recommendation_id
-    return event if page is None else replace(event, scenario=device.shown_in(page))

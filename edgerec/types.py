@@ -202,13 +202,15 @@ class SourceScores:
     @classmethod
     def dense(cls, values: Float32) -> SourceScores:
         """Scores for every item; the statistics are computed."""
-        return cls(values, None, float(values.mean()), float(values.std()))
+        mean = float(np.add.reduce(values)) / len(values)
+        deviations = values - np.float32(mean)
+        return cls(values, None, mean, (float(deviations.dot(deviations)) / len(values)) ** 0.5)
 
     @classmethod
     def sparse(cls, rows: Int32, values: Float32, n_items: int) -> SourceScores:
         """Scores for some items, 0 for the rest; statistics over all `n_items` in closed form."""
-        mean = float(values.sum()) / n_items
-        square = float(values @ values) / n_items
+        mean = float(np.add.reduce(values)) / n_items
+        square = float(values.dot(values)) / n_items
         return cls(values, rows, mean, max(square - mean * mean, 0.0) ** 0.5)
 
     def standardised(self, n_items: int) -> Float32:

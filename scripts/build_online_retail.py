@@ -19,7 +19,7 @@ import lzma
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
@@ -51,7 +51,7 @@ def purchases(raw: bytes) -> Iterator[tuple[BasketKey, Mapping[str, str]]]:
     """The lines that are purchases of a known customer."""
     for row in csv.DictReader(io.StringIO(raw.decode("utf-8"), newline="")):
         if row["CustomerID"] and not row["InvoiceNo"].startswith("C") and float(row["Quantity"]) > 0:
-            when = datetime.fromisoformat(row["InvoiceDate"]).replace(tzinfo=timezone.utc).timestamp()
+            when = datetime.fromisoformat(row["InvoiceDate"]).replace(tzinfo=UTC).timestamp()
             yield (when, row["InvoiceNo"], row["CustomerID"].removesuffix(".0")), row
 
 

@@ -11,8 +11,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import edgerec
 from bundles import tiny_bundle
+
+import edgerec
 from edgerec_plugins import foldin, sgd
 
 DAY = 86400.0

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-import edgerec
 from bundles import bundle_files, manifest_of, npy, tiny_bundle, write_zip
 from conftest import DAY, START, Opener
+
+import edgerec
 from edgerec import errors
 from edgerec.engine import same_state
 from edgerec.golden import story

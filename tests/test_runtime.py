@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-import edgerec
 from bundles import tiny_bundle
 from conftest import DAY, START, Clock, Opener
+
+import edgerec
 from edgerec import errors
 from edgerec.engine import same_state
 
@@ -168,7 +168,7 @@ def test_a_batch_with_a_conflict_stores_nothing(rec: edgerec.Recommender) -> Non
         ({"value": float("nan")}, errors.InvalidEvent),
         ({"value": float("inf")}, errors.InvalidEvent),
         ({"value": "many"}, errors.InvalidEvent),
-        ({"at": dt.datetime(2026, 1, 1)}, errors.InvalidEvent),  # noqa: DTZ001 - the naive one is the point
+        ({"at": dt.datetime(2026, 1, 1)}, errors.InvalidEvent),
         ({"at": float("nan")}, errors.InvalidEvent),
         ({"at": 1e300}, errors.InvalidEvent),
         ({"context": {"a": float("nan")}}, errors.InvalidEvent),

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bundles import tiny_bundle
 from hypothesis import given
 from hypothesis import strategies as st
 
 import edgerec
-from bundles import tiny_bundle
 from edgerec.bundle.manifest import Manifest
 from edgerec.errors import RequestError, UnknownAttribute
 from edgerec.history import Happening, History

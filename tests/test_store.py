@@ -56,9 +56,13 @@ def test_a_future_event_counts_from_its_arrival() -> None:
 
 
 def test_a_failed_transaction_leaves_nothing(database: Database) -> None:
-    with pytest.raises(ZeroDivisionError), database.write() as connection:
-        EventTable.insert(connection, [row()])
-        raise ZeroDivisionError
+    def fail() -> None:
+        with database.write() as connection:
+            EventTable.insert(connection, [row()])
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     with database.read() as connection:
         assert EventTable.count(connection) == 0
 

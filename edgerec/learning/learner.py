@@ -10,12 +10,13 @@ import numpy as np
 
 from edgerec.bundle import Bundle
 from edgerec.history import Happening, History
-from edgerec.interfaces import Updater
+from edgerec.interfaces import FAILURES, Updater
 from edgerec.learning import guard, progressive, weights
 from edgerec.learning.draws import draw
 from edgerec.learning.state import Learned, Progress, initial_progress
 from edgerec.store import EventRow
 from edgerec.types import (
+    Bools,
     Float32,
     Float64,
     Int32,
@@ -43,11 +44,10 @@ class Situation:
 
 @dataclass(frozen=True, slots=True)
 class GroupEvent:
-    """An event on its way to be learned: its catalogue row (-1 unknown) and the scenario that led to it."""
+    """An event on its way to be learned, with its catalogue row (-1 unknown)."""
 
     row: EventRow
     item: int
-    scenario: str | None = None
 
     def happening(self) -> Happening:
         """What the history keeps of it."""
@@ -119,72 +119,99 @@ class Learner:
         `decided`: the verdict of an earlier run, which a replay obeys.
         """
         scenarios = dict(learned.scenarios)
-        ranks: dict[int, int] = {}
+        served: dict[int, int] = {}
         ndcg: dict[str, float] = {}
-        for name in scenarios:
-            targets = self._targets(group, situation.history, name)
-            if targets:
-                scenarios[name], served = self._tested(learned, situation, group, targets, name)
-                ranks = {**dict(zip(targets, served.tolist(), strict=True)), **ranks}
-                ndcg[name] = float(progressive.group_ndcg(served[:, None])[0])
+        for name, (targets, ranks) in self._ranked(learned, situation, group).items():
+            progress = learned.scenarios[name]
+            scenarios[name], gains = self._tested(progress, situation.table, [group[n] for n in targets], ranks, name)
+            ranking = self._served_ranking(progress)
+            served = {**dict(zip(targets, ranks[:, ranking].tolist(), strict=True)), **served}
+            ndcg[name] = float(gains[ranking])
         state, verdict = self._updated(learned.updater, situation, group, decided)
-        places = tuple(ranks.get(n) for n in range(len(group)))
+        places = tuple(served.get(n) for n in range(len(group)))
         return Step(Learned(scenarios, state, learned.steps + 1), verdict, places, ndcg)
 
-    def _targets(self, group: Sequence[GroupEvent], history: History, scenario: str) -> list[int]:
-        """Places of the positive events that this scenario could have led to."""
+    def _ranked(
+        self, learned: Learned, situation: Situation, group: Sequence[GroupEvent]
+    ) -> dict[str, tuple[list[int], Int64]]:
+        """Per scenario that is tested: places of its targets in the group, and their ranks, int64 (T, 3 + S)."""
+        blocked = {name: self._blocked(situation.history, name) for name in learned.scenarios}
+        targets = {name: found for name in blocked if (found := self._targets(group, blocked[name], name))}
+        if not targets:
+            return {}
+        names = list(targets)
+        scores = self._rankings(situation.table, learned, names)
+        hidden = {name: blocked[name].nonzero()[0] for name in names}
+        ranks: dict[str, list[Int64]] = {name: [] for name in names}
+        for n, event in enumerate(group):
+            if not any(n in targets[name] for name in names):
+                continue
+            ahead = progressive.ahead(scores, event.item)
+            for k, name in enumerate(names):
+                if n in targets[name]:
+                    found = progressive.places(ahead, hidden[name])
+                    ranks[name].append(np.concatenate((found[3 * k : 3 * k + 3], found[3 * len(names) :])))
+        return {name: (targets[name], np.stack(ranks[name])) for name in names}
+
+    def _blocked(self, history: History, scenario: str) -> Bools:
+        """Items that the scenario may not serve, bool (n_items,)."""
         hides = self.manifest.scenarios[scenario].seen == "hide"
-        blocked = (history.seen | history.disliked) if hides else history.disliked
+        return history.seen | history.disliked if hides else history.disliked
+
+    def _targets(self, group: Sequence[GroupEvent], blocked: Bools, scenario: str) -> list[int]:
+        """Places of the positive events that this scenario could have led to."""
         return [
             n
             for n, event in enumerate(group)
             if event.item >= 0
             and self.manifest.event_kinds[event.row.kind].weight > 0
-            and (event.scenario in (None, scenario))
+            and event.row.scenario in (None, scenario)
             and not blocked[event.item]
         ]
 
-    def _tested(
-        self, learned: Learned, situation: Situation, group: Sequence[GroupEvent], targets: list[int], name: str
-    ) -> tuple[Progress, Int64]:
-        """The scenario's progress after the group, and each target's rank in the served ranking, int64 (T,)."""
-        table, progress = situation.table, learned.scenarios[name]
-        scores = self._rankings(table, progress.weights, name)
-        blocked = situation.history.disliked
-        if self.manifest.scenarios[name].seen == "hide":
-            blocked = blocked | situation.history.seen
-        scores = progressive.masked(scores, blocked)
-        ranks = np.stack([progressive.ranks(scores, group[n].item) for n in targets])
-        ndcg = progressive.group_ndcg(ranks)
-        differences = np.array([ndcg[1] - ndcg[0], ndcg[2] - ndcg[1]])
-        served = ranks[:, self._served_ranking(progress)]
-        return (
-            Progress(
-                self._learned_weights(progress.weights, table, group, targets, name),
-                guard.watched(progress.guard, differences, self.manifest.guard),
-                progress.sums + progressive.metric_sums(ranks),
-            ),
-            served,
-        )
-
-    def _rankings(self, table: ScoreTable, learned_weights: Float64, name: str) -> Float32:
-        """float32 (3 + S, n_items): base, learned blend, that with the user vector, and each source alone."""
-        pair = np.stack((self.starts[name] + table.extra, learned_weights + table.extra)).astype(np.float32)
-        scores = np.empty((3 + len(table.z), table.z.shape[1]), np.float32)
-        np.matmul(pair, table.z, out=scores[:2])
-        np.multiply(table.personal - table.z[table.taste], pair[1, table.taste], out=scores[2])
-        scores[2] += scores[1]
-        scores[3:] = table.z
+    def _rankings(self, table: ScoreTable, learned: Learned, names: Sequence[str]) -> Float32:
+        """float32 (3 K + S, n_items): base, learned blend and that with the user vector of each of K scenarios;
+        then each source alone.
+        """
+        rows = [
+            weights + table.extra
+            for name in names
+            for weights in (self.starts[name], learned.scenarios[name].weights, learned.scenarios[name].weights)
+        ]
+        blends = np.stack(rows).astype(np.float32)
+        scores = np.empty((len(blends) + len(table.z), table.z.shape[1]), np.float32)
+        np.matmul(blends, table.z, out=scores[: len(blends)])
+        if not table.impersonal:
+            moved = table.personal - table.z[table.taste]
+            for k in range(2, len(blends), 3):
+                scores[k] += blends[k, table.taste] * moved
+        scores[len(blends) :] = table.z
         return scores
 
+    def _tested(
+        self, progress: Progress, table: ScoreTable, targets: Sequence[GroupEvent], ranks: Int64, name: str
+    ) -> tuple[Progress, Float64]:
+        """The scenario's progress after the targets, and their NDCG@10 in each ranking, float64 (3 + S,)."""
+        sums = progressive.metric_sums(ranks)
+        ndcg = progressive.group_ndcg(sums)
+        differences = np.array([ndcg[1] - ndcg[0], ndcg[2] - ndcg[1]])
+        return (
+            Progress(
+                self._learned_weights(progress.weights, table, targets, name),
+                guard.watched(progress.guard, differences, self.manifest.guard),
+                progress.sums + sums,
+            ),
+            ndcg,
+        )
+
     def _learned_weights(
-        self, current: Float64, table: ScoreTable, group: Sequence[GroupEvent], targets: list[int], name: str
+        self, current: Float64, table: ScoreTable, targets: Sequence[GroupEvent], name: str
     ) -> Float64:
         if not self.learn_blend:
             return current
         settings = self.manifest.blend
-        rows = np.array([group[n].item for n in targets])
-        negatives = np.stack([self._negatives(group[n].row.event_id) for n in targets])
+        rows = np.array([event.item for event in targets])
+        negatives = np.stack([self._negatives(event.row.event_id) for event in targets])
         gradient = weights.softmax_gradient(
             current + table.extra, table.z[:, rows], table.z[:, negatives], float(settings.get("clip", 3.0))
         )
@@ -204,7 +231,7 @@ class Learner:
             new = updater.update(old, self._batch(situation, group))
             vectors = self.user_vector(Learned({}, old)), updater.user_vector(new)
             reason = guard.refusal(old, new, vectors, self.manifest.guard)
-        except Exception as error:  # an updater must never stop recording
+        except FAILURES as error:  # an updater must never stop recording
             log.warning("updater %s failed: %s", updater.name, type(error).__name__)
             reason = f"updater failed: {type(error).__name__}"
         return (new, LEARNED) if reason is None else (old, f"refused: {reason}")

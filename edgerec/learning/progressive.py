@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from math import log2
+
 import numpy as np
 
 from edgerec.types import Bools, Float32, Float64, Int64
@@ -10,35 +13,48 @@ METRICS = ("n", "hit@10", "ndcg@10", "mrr")
 _K = 10
 
 
-def masked(scores: Float32, blocked: Bools) -> Float32:
-    """Scores with −inf where an item may not be served; float32, same shape (R, n_items)."""
-    out = scores.copy()
-    out[:, blocked] = -np.inf
-    return out
-
-
-def ranks(scores: Float32, row: int) -> Int64:
-    """The place, from 1, of one item in each of R rankings; int64 (R,).
+def ahead(scores: Float32, row: int) -> Bools:
+    """Which items come before one item in each of R rankings; bool (R, n_items).
 
     `scores` float32 (R, n_items). Ties by catalogue row: of equal scores the lower row comes first.
     """
     target = scores[:, row, None]
-    before = np.count_nonzero(scores[:, :row] >= target, axis=1)
-    after = np.count_nonzero(scores[:, row + 1 :] > target, axis=1)
-    places: Int64 = before + after + 1
-    return places
-
-
-def group_ndcg(ranks: Int64) -> Float64:
-    """NDCG@10 of each ranking for a group of targets, float64 (R,), from ranks int64 (T, R)."""
-    gains = np.where(ranks <= _K, 1.0 / np.log2(ranks + 1.0), 0.0)
-    ideal = (1.0 / np.log2(np.arange(2, min(len(ranks), _K) + 2))).sum()
-    out: Float64 = gains.sum(axis=0) / ideal
+    out = np.empty(scores.shape, np.bool_)
+    np.greater_equal(scores[:, :row], target, out=out[:, :row])
+    np.greater(scores[:, row:], target, out=out[:, row:])
     return out
+
+
+def places(ahead: Bools, blocked: Int64) -> Int64:
+    """The item's place, from 1, in each of R rankings, int64 (R,); rows `blocked` int64 (m,) are not served."""
+    counts = np.array([np.count_nonzero(line) for line in ahead])  # twice as fast as along an axis
+    counts += 1 - np.count_nonzero(ahead.take(blocked, axis=1), axis=1)
+    return counts
+
+
+def ranks(scores: Float32, row: int) -> Int64:
+    """The place, from 1, of one item in each of R rankings, int64 (R,), from scores float32 (R, n_items)."""
+    return places(ahead(scores, row), np.empty(0, np.int64))
 
 
 def metric_sums(ranks: Int64) -> Float64:
     """Sums over T targets of METRICS per ranking, float64 (R, 4), from ranks int64 (T, R)."""
     top = ranks <= _K
-    columns = (np.ones(ranks.shape), top, top / np.log2(ranks + 1.0), 1.0 / ranks)
-    return np.stack([column.sum(axis=0) for column in columns], axis=1)
+    sums = np.empty((ranks.shape[1], len(METRICS)))
+    sums[:, 0] = len(ranks)
+    sums[:, 1] = top.sum(axis=0)
+    sums[:, 2] = (top / np.log2(ranks + 1.0)).sum(axis=0)
+    sums[:, 3] = (1.0 / ranks).sum(axis=0)
+    return sums
+
+
+def group_ndcg(sums: Float64) -> Float64:
+    """NDCG@10 of each ranking for a group of targets, float64 (R,), from the group's `metric_sums` (R, 4)."""
+    ndcg: Float64 = sums[:, 2] / _ideal_gain(min(int(sums[0, 0]), _K))
+    return ndcg
+
+
+@lru_cache(maxsize=_K + 1)
+def _ideal_gain(count: int) -> float:
+    """What `count` targets gain in the first places."""
+    return sum(1.0 / log2(place + 1) for place in range(1, count + 1))

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from edgerec.interfaces import CandidateSource, Settings
+from edgerec.interfaces import FAILURES, CandidateSource, Settings
 from edgerec.serving.blend import cold_start_boost
 from edgerec.types import Float32, Model, Profile, Request, ScoreTable, SourceScores
 
@@ -49,7 +49,7 @@ class Scorer:
     def _standardised(self, source: CandidateSource, request: Request, profile: Profile) -> Float32 | None:
         try:
             return _checked(source.score(request, profile, self.model), self.model.n_items)
-        except Exception as error:  # a source must never stop serving
+        except FAILURES as error:  # a source must never stop serving
             log.warning("candidate source %s failed: %s", source.name, type(error).__name__)
             return None
 

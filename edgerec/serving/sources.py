@@ -40,7 +40,9 @@ class Taste:
         """Dense scores of any query, float32 (dim,)."""
         if not query.any():
             return SourceScores(np.zeros(model.n_items, np.float32), None, 0.0, 0.0)
-        return SourceScores.dense(model.vectors @ query + model.bias)
+        scores = model.vectors.dot(query)
+        scores += model.bias
+        return SourceScores.dense(scores)
 
 
 class Neighbours:
@@ -72,15 +74,17 @@ class Neighbours:
 
     def sum_rows(self, rows: Int32, age_days: Float64, n_items: int) -> Float32:
         """Σ recency · W[row], float32 (n_items,)."""
-        starts, ends = self.indptr[rows], self.indptr[rows + 1]
-        lengths = ends - starts
-        if not int(lengths.sum()):
+        starts = self.indptr.take(rows)
+        lengths = self.indptr.take(rows + 1) - starts
+        ends = lengths.cumsum()
+        if not len(rows) or not ends[-1]:
             return np.zeros(n_items, np.float32)
         # positions of all the rows' entries, one after the other, without a Python loop
-        steps = np.repeat(starts - np.concatenate(([0], np.cumsum(lengths)[:-1])), lengths)
-        entries = steps + np.arange(len(steps))
-        scaled = self.weights[entries] * np.repeat(self.recency(age_days).astype(np.float32), lengths)
-        return np.bincount(self.ids[entries], scaled, minlength=n_items).astype(np.float32)
+        entries = (starts - ends + lengths).repeat(lengths)
+        entries += np.arange(len(entries), dtype=entries.dtype)
+        scaled = self.recency(age_days).astype(np.float32).repeat(lengths)
+        scaled *= self.weights.take(entries)
+        return np.bincount(self.ids.take(entries), scaled, minlength=n_items).astype(np.float32)
 
 
 class Popular:
@@ -114,12 +118,13 @@ class Habit:
             return SourceScores.sparse(rows, np.empty(0, np.float32), model.n_items)
         order = np.lexsort((groups, rows))
         rows, age, groups = rows[order], age[order], groups[order]
-        first = np.ones(len(rows), np.bool_)
-        first[1:] = (rows[1:] != rows[:-1]) | (groups[1:] != groups[:-1])
-        rows, weight = rows[first], decay(age[first], self.half_life)
-        starts = np.flatnonzero(np.concatenate(([True], rows[1:] != rows[:-1])))
-        counts = np.add.reduceat(weight, starts).astype(np.float32)
-        return SourceScores.sparse(rows[starts], counts, model.n_items)
+        new_item = np.ones(len(rows), np.bool_)
+        np.not_equal(rows[1:], rows[:-1], out=new_item[1:])
+        counts = new_item.copy()
+        counts[1:] |= groups[1:] != groups[:-1]
+        starts = new_item.nonzero()[0]
+        sums = np.add.reduceat(decay(age, self.half_life) * counts, starts).astype(np.float32)
+        return SourceScores.sparse(rows[starts], sums, model.n_items)
 
 
 def settings_of(name: str, manifest: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:

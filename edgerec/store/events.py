@@ -11,8 +11,8 @@ from typing import Any
 from edgerec.errors import EventConflict
 from edgerec.types import Event
 
-_COLUMNS = 'event_id, item, kind, value, at, "group", recommendation_id, context, received, learned, verdict'
-_INSERT = f"INSERT INTO events ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_COLUMNS = 'event_id, item, kind, value, at, "group", recommendation_id, context, received, scenario, learned, verdict'
+_INSERT = f"INSERT INTO events ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _SELECT = f"SELECT seq, {_COLUMNS} FROM events"
 
 
@@ -20,7 +20,7 @@ _SELECT = f"SELECT seq, {_COLUMNS} FROM events"
 class EventRow:
     """An event as stored. `at` and `received` are integer microseconds since 1970 UTC.
 
-    `learned` is 0 for an event that was not learned from, else the number of the learning step that did; events
+    `scenario`: that of the page which led to the event, None where none is known. `learned` is 0 for an event that was not learned from, else the number of the learning step that did; events
     of one step were tested together. `verdict` says what was decided (`docs/guarantees.md`).
     """
 
@@ -34,6 +34,7 @@ class EventRow:
     recommendation_id: str | None
     context: str | None
     received: int
+    scenario: str | None = None
     learned: int = 0
     verdict: str = ""
 
@@ -55,7 +56,7 @@ class EventRow:
         )
 
     def values(self) -> tuple[Any, ...]:
-        return (*self.payload(), self.received, self.learned, self.verdict)
+        return (*self.payload(), self.received, self.scenario, self.learned, self.verdict)
 
     def payload(self) -> tuple[Any, ...]:
         return (

@@ -29,6 +29,7 @@ def m001_first(db: Database) -> None:
             "recommendation_id": str,
             "context": str,
             "received": int,
+            "scenario": str,
             "learned": int,
             "verdict": str,
         },

@@ -164,7 +164,7 @@ def _write_folder(
     files = {"encoder.onnx": encoder, **_arrays(trained), "catalogue.jsonl": _catalogue(trained)}
     retrieval: dict[str, Any] = {"kind": "exact"}
     if retrieve == "int8" or (retrieve == "auto" and n_items > LARGE):
-        files["retrieve.onnx"] = build_retriever(trained.vectors, trained.bias, trained.popularity)
+        files["retrieve.onnx"] = build_retriever(trained.vectors, trained.bias, trained.popularity, CANDIDATES)
         retrieval = {"kind": "int8", "candidates": min(CANDIDATES, n_items)}
     files["golden.json"] = to_json([], [])
     manifest = Manifest(

@@ -51,23 +51,24 @@ def build_retriever(
     """The ONNX model: `query` float32 (B, dim + 2) → `rows` int64 (B, K), K = min(candidates, n_items).
 
     The query, scaled by the columns' scales, is quantised per row to bytes around 128. Blocks of neighbouring
-    items are compared by their maxima; the K best blocks hold the K best items. Items that fill no block (fewer
-    than one) are always among the rows.
+    items are compared by their maxima: the K best blocks, and the last items that fill no block, hold the K
+    best items.
     """
     table = np.concatenate([vectors, bias[:, None], popularity[:, None]], axis=1).astype(np.float32)
     packed, scales = quantise(table)
-    n_items = len(table)
-    size = block_size(n_items, min(candidates, n_items))
-    n_blocks, rest = divmod(n_items, size)
+    count = min(candidates, len(table))
+    size = block_size(len(table), count)
+    blocked = len(table) // size * size
     graph = _Graph()
     query = _quantised_query(graph, scales)
-    scanned = np.ascontiguousarray(packed[: n_blocks * size].T)
-    scores = graph.add("MatMulInteger", query, graph.constant(scanned), graph.constant(np.uint8(128)))
-    rows = _best_rows(graph, scores, n_blocks, size, min(candidates, n_items) - rest)
-    if rest:
-        rows = _with_rest(graph, rows, np.arange(n_blocks * size, n_items))
-    graph.add("Identity", rows, out="rows")
-    return bytes(graph.model(table.shape[1], min(candidates, n_items)).SerializeToString())
+    scores = _products(graph, query, packed[:blocked])
+    rows = _rows_of_best_blocks(graph, scores, blocked // size, size, count)
+    scores = graph.add("GatherElements", scores, rows, axis=1)
+    if blocked < len(table):
+        scores = graph.add("Concat", scores, _products(graph, query, packed[blocked:]), axis=1)
+        rows = graph.add("Concat", rows, _every_row(graph, np.arange(blocked, len(table))), axis=1)
+    graph.add("GatherElements", rows, graph.top_k(scores, count), axis=1, out="rows")
+    return bytes(graph.model(table.shape[1], count).SerializeToString())
 
 
 def _quantised_query(graph: _Graph, scales: NDArray[np.float32]) -> str:
@@ -78,24 +79,28 @@ def _quantised_query(graph: _Graph, scales: NDArray[np.float32]) -> str:
     return graph.add("Cast", graph.add("Add", steps, graph.constant(np.float32(128))), to=2)
 
 
-def _best_rows(graph: _Graph, scores: str, n_blocks: int, size: int, count: int) -> str:
-    """Rows of the `count` largest of `scores` int32 (B, n_blocks · size), by block maxima."""
+def _products(graph: _Graph, query: str, packed: NDArray[np.int8]) -> str:
+    """Scores int32 (B, n) of packed items (n, m)."""
+    columns = graph.constant(np.ascontiguousarray(packed.T))
+    return graph.add("MatMulInteger", query, columns, graph.constant(np.uint8(128)))
+
+
+def _rows_of_best_blocks(graph: _Graph, scores: str, n_blocks: int, size: int, count: int) -> str:
+    """Rows of the `count` blocks with the largest maxima, int64 (B, count · size)."""
+    count = min(count, n_blocks)
     blocks = graph.add("Reshape", scores, graph.constant(np.array([-1, n_blocks, size])))
-    maxima = graph.add("ReduceMax", blocks, graph.constant(np.array([2])), keepdims=0)
-    chosen = graph.top_k(maxima, min(count, n_blocks))
-    starts = graph.add(
-        "Mul", graph.add("Unsqueeze", chosen, graph.constant(np.array([2]))), graph.constant(np.int64(size))
-    )
+    chosen = graph.top_k(graph.add("ReduceMax", blocks, graph.constant(np.array([2])), keepdims=0), count)
+    chosen = graph.add("Unsqueeze", chosen, graph.constant(np.array([2])))
+    starts = graph.add("Mul", chosen, graph.constant(np.int64(size)))
     rows = graph.add("Add", starts, graph.constant(np.arange(size)[None, None, :]))
-    rows = graph.add("Reshape", rows, graph.constant(np.array([-1, min(count, n_blocks) * size])))
-    best = graph.top_k(graph.add("GatherElements", scores, rows, axis=1), count)
-    return graph.add("GatherElements", rows, best, axis=1)
+    return graph.add("Reshape", rows, graph.constant(np.array([-1, count * size])))
 
 
-def _with_rest(graph: _Graph, rows: str, rest: NDArray[np.int64]) -> str:
+def _every_row(graph: _Graph, rows: NDArray[np.int64]) -> str:
+    """The same rows for every query of the batch, int64 (B, n)."""
     batch = graph.add("Shape", "query", start=0, end=1)
-    shape = graph.add("Concat", batch, graph.constant(np.array([len(rest)])), axis=0)
-    return graph.add("Concat", rows, graph.add("Expand", graph.constant(rest[None, :]), shape), axis=1)
+    shape = graph.add("Concat", batch, graph.constant(np.array([len(rows)])), axis=0)
+    return graph.add("Expand", graph.constant(rows[None, :]), shape)
 
 
 class _Graph:

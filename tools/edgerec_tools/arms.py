@@ -53,9 +53,7 @@ _ARMS: dict[str, tuple[str, _Configure]] = {
 CENTRAL_ARMS = {f"{CENTRAL}/{name}": title for name, title in central.ARMS.items()}
 
 
-def choose(
-    wanted: Iterable[str], cutoff: float, updater: str | None = None
-) -> tuple[tuple[Arm, ...], tuple[str, ...]]:
+def choose(wanted: Iterable[str], cutoff: float, updater: str | None = None) -> tuple[tuple[Arm, ...], tuple[str, ...]]:
     """The device arms, and the names within `central.ARMS` of the central ones, each once, in the order given.
 
     `wanted` may hold "all" and "central" beside single names. `updater` adds the arm `personalised` under that

@@ -144,7 +144,7 @@ class Replay:
     def _remember(self, basket: Basket) -> Rows:
         """Returns the rows that are new to the user."""
         rows, user = np.unique(basket.rows).astype(np.int64), basket.user
-        new = rows[~self.bought[user, rows]]
+        new: Rows = rows[~self.bought[user, rows]]
         self.bought[user, new] = True
         self.seen[user] = np.concatenate([self.seen[user], new])
         items, times = self.history[user]
@@ -175,14 +175,16 @@ def _and_recent(scorer: Scorer) -> Scorer:
 
 
 def _standard(scores: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
-    return (scores - scores.mean()) / (scores.std() + 1e-9)
+    standardised: NDArray[np.floating[Any]] = (scores - scores.mean()) / (scores.std() + 1e-9)
+    return standardised
 
 
 def _habit(replay: Replay, basket: Basket) -> NDArray[np.floating[Any]]:
     items, times = replay.history[basket.user]
     weight = 0.5 ** ((basket.at - times) / (HABIT_HALF_LIFE_DAYS * 86400))
     counts = np.bincount(items, weights=weight, minlength=len(replay.popularity))
-    return (replay.popularity * np.float32(1e-6) + counts).astype(np.float32)  # float32, as the reference rounds
+    scores: Float32 = (replay.popularity * np.float32(1e-6) + counts).astype(np.float32)  # as the reference rounds
+    return scores
 
 
 _SCORERS: Mapping[str, Scorer] = {

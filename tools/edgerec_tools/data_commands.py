@@ -32,7 +32,7 @@ def list_command(as_json: bool) -> None:
         click.echo(json.dumps({"home": str(data_home()), "datasets": entries}, ensure_ascii=False))
         return
     rows = [[e["name"], *(_count(e, key) for key in _COUNTS), _period(e), e["summary"]] for e in entries]
-    _table(["name", *_COUNTS, "period", ""], rows)
+    _table(["name", *_COUNTS, "period", "what"], rows)
 
 
 @data.command()
@@ -71,8 +71,12 @@ def fetch(name: str, folder: Path | None, as_json: bool) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="Folder or file to write (default: the data home).")
 @click.option("--name", help="What to call the data set (default: the file's name).")
-@click.option("--format", "format_", type=click.Choice(["csv", "tsv", "parquet", "sequence"]), help="Default: found out.")
-@click.option("--columns", metavar="ROLE=NAME,…", help="Which column is the user, item, timestamp, value, group, kind …")
+@click.option(
+    "--format", "format_", type=click.Choice(["csv", "tsv", "parquet", "sequence"]), help="Default: found out."
+)
+@click.option(
+    "--columns", metavar="ROLE=NAME,…", help="Which column is the user, item, timestamp, value, group, kind …"
+)
 @click.option("--kind", help="The events' kind where no column tells: purchase, rating, click …")
 @click.option("--min-user", type=click.IntRange(min=1), default=1, help="Drop users with fewer events.")
 @click.option("--min-item", type=click.IntRange(min=1), default=1, help="Drop items in fewer baskets.")
@@ -140,13 +144,12 @@ _COUNTS = ("users", "items", "baskets", "events")
 
 def _entries() -> Iterator[dict[str, Any]]:
     """Built in, fetchable, then what else lies in the data home."""
-    from edgerec_tools.datasets import SUFFIX, data_home, locate
+    from edgerec_tools.datasets import SUFFIX, data_home
     from edgerec_tools.datasets.movielens import LICENCE, SOURCES
 
-    yield _entry("retail", "Online Retail, a UK wholesaler's invoices; built in", "CC BY 4.0")
+    yield _entry("retail", "Online Retail, invoices of a shop", "CC BY 4.0")
     for source in SOURCES.values():
-        how = "" if locate(source.name) else f"; get it with: edgerec data fetch {source.name}"
-        yield _entry(source.name, source.summary + how, LICENCE)
+        yield _entry(source.name, source.summary, LICENCE)
     for path in sorted(data_home().glob(f"*{SUFFIX}")):
         name = path.name.removesuffix(SUFFIX)
         if name not in {"retail", *SOURCES}:
@@ -156,35 +159,40 @@ def _entries() -> Iterator[dict[str, Any]]:
 def _entry(name: str, summary: str, licence: str | None) -> dict[str, Any]:
     from edgerec_tools.datasets import locate, read_header
 
-    path, counts = locate(name), {}
-    if path is not None:
-        try:
-            counts = read_header(path)["counts"]
-        except DataError as error:
-            summary = f"cannot be read: {error}"
-    where = None if path is None else str(path)
-    return {"name": name, "summary": summary, "licence": licence, "available": bool(counts), "path": where, **counts}
+    path = locate(name)
+    entry = {"name": name, "summary": summary, "licence": licence, "available": False, "path": None}
+    if path is None:
+        return entry | {"summary": f"{summary}; to get it: edgerec data fetch {name}"}
+    try:
+        header = read_header(path)
+    except DataError as error:
+        return entry | {"summary": str(error), "path": str(path)}
+    return entry | {"available": True, "path": str(path), "timed": header["timed"], **header["counts"]}
 
 
 def _count(entry: dict[str, Any], key: str) -> str:
-    return f"{entry[key]:,}" if key in entry else "–"
+    return f"{entry[key]:,}" if key in entry else "-"
 
 
 def _period(entry: dict[str, Any]) -> str:
-    return f"{_day(entry['first'])} … {_day(entry['last'])}" if entry.get("last") else ""
+    if not entry["available"]:
+        return "-"
+    return f"{_month(entry['first'])} - {_month(entry['last'])}" if entry["timed"] else "order only"
 
 
-def _day(at: float) -> str:
-    from datetime import datetime, timezone
+def _month(at: float) -> str:
+    from datetime import UTC, datetime
 
-    return datetime.fromtimestamp(at, timezone.utc).strftime("%Y-%m-%d")
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m")
 
 
 def _table(header: list[str], rows: list[list[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*header, box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for name in header:
+        table.add_column(name, no_wrap=name != header[-1])
     for row in rows:
         table.add_row(*row)
     Console().print(table)

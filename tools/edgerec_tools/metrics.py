@@ -32,7 +32,8 @@ def target_rank(scores: NDArray[Any], target: NDArray[np.integer[Any]]) -> NDArr
     """Rank, from 1, of one target per list, ties by row. `scores` (batch, n), `target` (batch,) → int64 (batch,)."""
     own = np.take_along_axis(scores, target[:, None], axis=1)
     earlier = np.arange(scores.shape[1]) < target[:, None]
-    return 1 + ((scores > own) | ((scores == own) & earlier)).sum(axis=1)
+    before: NDArray[np.int64] = ((scores > own) | ((scores == own) & earlier)).sum(axis=1)
+    return 1 + before
 
 
 def hits(top: NDArray[np.integer[Any]], targets: NDArray[np.integer[Any]], k: int = 10) -> NDArray[np.bool_]:

@@ -6,12 +6,11 @@ done in processes of one thread each.
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -26,18 +25,13 @@ from numpy.typing import NDArray
 from edgerec import Bundle, EdgeRecError, load_bundle
 from edgerec.errors import DataError, RequestError
 from edgerec.plugins import Plugins
-from edgerec_tools import central, intervals, metrics
-from edgerec_tools.arms import CENTRAL, CENTRAL_ARMS, REFERENCES, Arm, choose
+from edgerec_tools import central, metrics
+from edgerec_tools.arms import CENTRAL, Arm, choose
 from edgerec_tools.arms import DEFAULT as DEFAULT_ARMS
 from edgerec_tools.central import ViewMetrics
 from edgerec_tools.datasets import Dataset
+from edgerec_tools.progress import Progress, silent
 from edgerec_tools.replay import RULES, Fleet, Outcome, Stories, template
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is."""
-
-MIN_BASKETS = 5
-"""A user's own difference counts from this many baskets on."""
 
 _CHUNKS_PER_WORKER = 40
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
@@ -91,7 +85,7 @@ def simulate(
     devices: int | None = None,
     workers: int | None = None,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Simulation:
     """Replays the period under each arm (names as in `arms.choose`; `updater` adds one).
 
@@ -105,12 +99,14 @@ def simulate(
         stories = Stories(dataset, period.cutoff, period.until)
         users = _sample(stories, devices, seed)
         plugins = _plugins()
-        stores = {arm.name: template(opened, plugins, arm, folder / f"template-{n}") for n, arm in enumerate(device_arms)}
+        stores = {
+            arm.name: template(opened, plugins, arm, folder / f"template-{n}") for n, arm in enumerate(device_arms)
+        }
         slim = replace(dataset, price=None, country=(), attributes={}, titles=dataset.items)
         job = Job(slim, opened.path, folder, device_arms, stores, central_arms, period)
         n_workers = workers or os.cpu_count() or 1
         chunks = _chunks(users, stories, n_workers) if device_arms else []
-        found = _run(job, chunks, n_workers, progress or (lambda *_: None))
+        found = _run(job, chunks, n_workers, progress)
         results = [_collected(arm, found) for arm in device_arms]
         results += [_restricted(arm, users, stories) for arm in found.central]
         return Simulation(
@@ -134,7 +130,9 @@ def _folder() -> Iterator[Path]:
     if roomy:
         space = os.statvfs(memory)
         roomy = space.f_bavail * space.f_frsize > 256 << 20
-    with tempfile.TemporaryDirectory(prefix="edgerec-", dir=memory if roomy else None, ignore_cleanup_errors=True) as name:
+    with tempfile.TemporaryDirectory(
+        prefix="edgerec-", dir=memory if roomy else None, ignore_cleanup_errors=True
+    ) as name:
         yield Path(name)
 
 

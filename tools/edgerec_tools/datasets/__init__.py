@@ -49,7 +49,9 @@ def load(name_or_path: str | os.PathLike[str]) -> Dataset:
         return read(known)
     path = Path(name_or_path)
     if not path.is_file():
-        raise DataError(f"there is no data set '{name_or_path}', nor a file of that name", hint=_advice(str(name_or_path)))
+        raise DataError(
+            f"there is no data set '{name_or_path}', nor a file of that name", hint=_advice(str(name_or_path))
+        )
     if path.name.endswith(SUFFIX):
         return read(path)
     from edgerec_tools.datasets.importing import import_file

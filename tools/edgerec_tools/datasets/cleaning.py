@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from edgerec.errors import DataError
@@ -58,7 +58,9 @@ def clean(raw: RawTable, now: float, kind: str | None = None, min_user: int = 1,
 def _parse(frame: pl.DataFrame) -> tuple[pl.DataFrame, str, Finding]:
     import polars as pl
 
-    frame = frame.with_columns(pl.col(name).str.strip_chars() for name, dtype in frame.schema.items() if dtype == pl.String)
+    frame = frame.with_columns(
+        pl.col(name).str.strip_chars() for name, dtype in frame.schema.items() if dtype == pl.String
+    )
     at, timestamps = _timestamps(frame["timestamp"])
     parsed = frame.with_columns(at.alias("at"))
     reasons = [pl.when(_empty(name)).then(pl.lit(f"{name} is empty")) for name in _IDS if name in frame.columns]
@@ -119,7 +121,7 @@ def _iso_dates(raw: pl.Series) -> dict[str, float]:
             date = datetime.fromisoformat(text)
         except ValueError:
             continue
-        found[text] = (date if date.tzinfo else date.replace(tzinfo=timezone.utc)).timestamp()
+        found[text] = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
     return found
 
 
@@ -156,7 +158,9 @@ def _without_duplicates(events: pl.DataFrame, add_up: bool) -> tuple[pl.DataFram
     firsts = repeated.head(MAX_EXAMPLES).join(first_lines, on=key, how="left", maintain_order="left")["first"].to_list()
     if add_up:
         total = pl.col("value").sum().over(key)
-        events = events.with_columns(pl.when(pl.len().over(key) > 1).then(total).otherwise(pl.col("value")).alias("value"))
+        events = events.with_columns(
+            pl.when(pl.len().over(key) > 1).then(total).otherwise(pl.col("value")).alias("value")
+        )
     kept = events.unique(key, keep="last", maintain_order=True)
     name = "duplicates, quantities added up" if add_up else "duplicates, the last one taken"
     examples = _examples(repeated, [f"same user, item and time as line {line}" for line in firsts])
@@ -167,7 +171,9 @@ def _out_of_order(events: pl.DataFrame) -> Finding:
     import polars as pl
 
     late = events.filter(pl.col("at") < pl.col("at").shift(1).over("user"))
-    return Finding("timestamps out of order", late.height, "sorted", _examples(late, "earlier than the user's row before"))
+    return Finding(
+        "timestamps out of order", late.height, "sorted", _examples(late, "earlier than the user's row before")
+    )
 
 
 def _in_the_future(events: pl.DataFrame, now: float) -> Finding:
@@ -199,4 +205,3 @@ def _examples(rows: pl.DataFrame, reasons: Any) -> tuple[Example, ...]:
     lines = rows["line"].head(MAX_EXAMPLES).to_list()
     each = [reasons] * len(lines) if isinstance(reasons, str) else reasons
     return tuple(Example(line, reason) for line, reason in zip(lines, each, strict=True))
-

@@ -57,8 +57,8 @@ class Dataset:
     """int64 (n_baskets + 1,): the events of basket b are `basket_start[b]:basket_start[b + 1]`."""
 
     def __post_init__(self) -> None:
-        starts = np.flatnonzero(np.diff(self.group, prepend=-1, append=self.group[-1:] + 1 if len(self.group) else 0))
-        object.__setattr__(self, "basket_start", starts.astype(np.int64) if len(self.group) else np.zeros(1, np.int64))
+        begins = np.flatnonzero(np.diff(self.group, prepend=-1))
+        object.__setattr__(self, "basket_start", np.append(begins, len(self.group)).astype(np.int64))
         self._check()
         for each in fields(self):
             array = getattr(self, each.name)
@@ -68,7 +68,7 @@ class Dataset:
                 object.__setattr__(self, each.name, array)
 
     def _check(self) -> None:
-        columns = [self.user, self.item, self.at, self.kind, self.value, self.group]
+        columns: list[NDArray[Any]] = [self.user, self.item, self.at, self.kind, self.value, self.group]
         columns += [] if self.price is None else [self.price]
         per_item: list[Any] = [self.titles, *self.attributes.values()]
         per_basket = [names for names in (self.group_ids, self.country) if names]

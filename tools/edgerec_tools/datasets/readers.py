@@ -11,8 +11,11 @@ import gzip
 import io
 import lzma
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -92,12 +95,15 @@ class _Counted(io.RawIOBase):
         super().close()
 
 
-def _open_text(path: Path, progress: Progress | None = None) -> IO[str]:
+@contextmanager
+def _open_text(path: Path, progress: Progress | None = None) -> Iterator[IO[str]]:
     """Text without a byte-order mark; bytes that are not UTF-8 become lone surrogates, see `_latin`."""
-    raw: Any = path.open("rb") if progress is None else io.BufferedReader(_Counted(path, progress), 1 << 18)
-    opener = _OPENERS.get(path.suffix.lower())
-    raw = raw if opener is None else opener(raw)
-    return io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="")
+    with ExitStack() as stack:
+        raw: Any = path.open("rb") if progress is None else io.BufferedReader(_Counted(path, progress), 1 << 18)
+        stack.enter_context(raw)
+        opener = _OPENERS.get(path.suffix.lower())
+        raw = raw if opener is None else stack.enter_context(opener(raw))
+        yield stack.enter_context(io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline=""))
 
 
 def _read_delimited(lines: Iterable[str], kind: str, chosen: Mapping[str, str] | None) -> RawTable:
@@ -110,7 +116,7 @@ def _read_delimited(lines: Iterable[str], kind: str, chosen: Mapping[str, str] |
     header = first[1] if headed else columns.positional(first[1])
     found = columns.roles(header, chosen)
     columns.require(header, found)
-    body = rows if headed else _chain(first, rows)
+    body = rows if headed else chain([first], rows)
     frame = _collect(body, len(header), found, shape)
     names = {role: header[place] for role, place in found.items()}
     ignored = tuple(name for place, name in enumerate(header) if place not in found.values())
@@ -140,14 +146,16 @@ class _Shape:
 def _rows(lines: Iterator[str], kind: str, shape: _Shape) -> Iterator[tuple[int, list[str]]]:
     """Line number and fields per row. Tab-separated files are taken to quote nothing but whole fields."""
     if kind == "tsv":
-        yield from ((n, [_unquoted(field) for field in line.rstrip("\r\n").split("\t")]) for n, line in _numbered(lines))
+        yield from (
+            (n, [_unquoted(field) for field in line.rstrip("\r\n").split("\t")]) for n, line in _numbered(lines)
+        )
         return
     first = next(lines, "")
     if "::" in first:
-        yield from ((n, line.rstrip("\r\n").split("::")) for n, line in _numbered(_chain(first, lines)))
+        yield from ((n, line.rstrip("\r\n").split("::")) for n, line in _numbered(chain([first], lines)))
         return
     delimiter = max(",;|\t", key=first.count)
-    reader = csv.reader(_chain(first, lines), delimiter=delimiter)
+    reader = csv.reader(chain([first], lines), delimiter=delimiter)
     try:
         for fields in reader:
             yield reader.line_num, fields or [""]
@@ -159,23 +167,22 @@ def _numbered(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
     return enumerate(lines, start=1)
 
 
-def _chain(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
-    yield first
-    yield from rest
-
-
 def _unquoted(field: str) -> str:
     if len(field) >= 2 and field[0] == field[-1] == '"':
         return field[1:-1].replace('""', '"')
     return field
 
 
-def _collect(rows: Iterable[tuple[int, list[str]]], width: int, found: Mapping[str, int], shape: _Shape) -> pl.DataFrame:
+def _collect(
+    rows: Iterable[tuple[int, list[str]]], width: int, found: Mapping[str, int], shape: _Shape
+) -> pl.DataFrame:
     import polars as pl
 
-    schema = {"line": pl.Int64} | {role: pl.String for role in found}
+    schema = {role: pl.String for role in found}
+    pick = itemgetter(*found.values())
     chunks = [pl.DataFrame(schema=schema)]
-    kept: list[list[Any]] = []
+    numbers: list[int] = []
+    kept: list[Sequence[str]] = []
     for line, fields in rows:
         shape.rows_in += 1
         if not any(fields):
@@ -183,18 +190,22 @@ def _collect(rows: Iterable[tuple[int, list[str]]], width: int, found: Mapping[s
         elif len(fields) != width:
             shape.note("wrong", line, f"{len(fields)} fields where the header has {width}")
         else:
-            kept.append([line, *_latin([fields[place] for place in found.values()], line, shape)])
+            kept.append(_latin(pick(fields), line, shape))
+            numbers.append(line)
         if len(kept) == _CHUNK:
             chunks.append(pl.DataFrame(kept, schema=schema, orient="row"))
             kept = []
     chunks.append(pl.DataFrame(kept, schema=schema, orient="row"))
-    return pl.concat(chunks)
+    return pl.concat(chunks).with_columns(pl.Series("line", numbers, pl.Int64))
 
 
-def _latin(fields: list[str], line: int, shape: _Shape) -> list[str]:
+def _latin(fields: Sequence[str], line: int, shape: _Shape) -> Sequence[str]:
     """Fields whose bytes were not UTF-8, read as Latin-1 instead."""
+    text = "".join(fields)
+    if text.isascii():
+        return fields
     try:
-        "".join(fields).encode()
+        text.encode()
     except UnicodeEncodeError:
         fields = [_redecoded(field) for field in fields]
         shape.note("latin", line, " | ".join(fields)[:80])
@@ -262,4 +273,3 @@ def _typed(values: pl.Series, role: str) -> pl.Series:
     if values.dtype.is_float() and (values.drop_nulls() % 1 == 0).all():
         values = values.cast(pl.Int64)
     return values.cast(pl.String)
-

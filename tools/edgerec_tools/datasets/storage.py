@@ -35,19 +35,25 @@ _STORED = tuple(np.dtype(code) for code in ("u1", "i1", "u2", "i2", "u4", "i4", 
 
 
 def write(dataset: Dataset, path: str | os.PathLike[str]) -> int:
-    """Writes `dataset` to `path` at once or not at all; returns the file's size in bytes."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    """Writes `dataset` to `path` at once or not at all; returns the file's size in bytes.
+
+    Raises DataError where the place cannot be written.
+    """
+    target, content = Path(path), dumps(dataset)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(dumps(dataset))
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return target.stat().st_size
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(prefix=f".{target.name}.", dir=target.parent, delete=False) as file:
+            try:
+                file.write(content)
+                file.flush()
+                os.chmod(file.name, 0o644)
+                os.replace(file.name, target)
+            except BaseException:
+                os.unlink(file.name)
+                raise
+    except OSError as error:
+        raise DataError(f"cannot write {target}: {error.strerror or error}") from error
+    return len(content)
 
 
 def dumps(dataset: Dataset) -> bytes:

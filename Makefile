@@ -1,0 +1,36 @@
+# make demo · make test · make lint · make bench
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test lint format bench clean
+.DEFAULT_GOAL := demo
+
+$(VENV)/installed: pyproject.toml exporters/pyproject.toml tools/pyproject.toml constraints.txt
+	@echo "installing into $(VENV): about two minutes, PyTorch is large"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]" -e exporters -e "tools[bench]"
+	@touch $@
+
+demo: $(VENV)/installed ## the main job on the built-in data, into demo/
+	$(BIN)/edgerec demo --out demo
+
+test: lint ## everything the README claims
+	$(BIN)/python -m pytest -n auto
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/installed ## speed and size against peers, as ratios in one run
+	$(BIN)/edgerec bench
+
+
+clean:
+	rm -rf $(VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

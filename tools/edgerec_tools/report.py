@@ -1,0 +1,190 @@
+"""A simulation as one HTML page: figures, plots, settings and where the data come from. It loads nothing."""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+from html import escape
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from edgerec import __version__
+from edgerec_tools import charts
+from edgerec_tools.arms import REFERENCES
+from edgerec_tools.central import VIEWS
+from edgerec_tools.comparison import MIN_BASKETS
+from edgerec_tools.simulate import Simulation
+
+ATTRIBUTIONS = {
+    "retail": (
+        "Chen, D. (2015). Online Retail [Dataset]. UCI Machine Learning Repository. "
+        '<a href="https://doi.org/10.24432/C5BW33">https://doi.org/10.24432/C5BW33</a>, CC BY 4.0. '
+        "Cleaned: rows without a customer, cancellations and items in fewer than five baskets are left out."
+    ),
+    "ml-100k": "MovieLens 100K, GroupLens Research, University of Minnesota. Not to be redistributed.",
+    "ml-1m": "MovieLens 1M, GroupLens Research, University of Minnesota. Not to be redistributed.",
+}
+
+_CSS = """
+:root { color-scheme: light; }
+body { margin: 0; background: #f6f7f9; color: #22262e; font: 15px/1.55 system-ui, sans-serif; }
+main { max-width: 1080px; margin: 0 auto; padding: 32px 20px 48px; }
+h1 { font-size: 25px; margin: 0 0 4px; } h2 { font-size: 17px; margin: 0 0 4px; }
+p { margin: 0 0 12px; max-width: 80ch; } .muted, figcaption, footer { color: #5c6470; font-size: 13.5px; }
+section { background: #fff; border: 1px solid #e4e7ec; border-radius: 10px; padding: 20px 22px; margin-top: 18px; }
+.facts { display: flex; flex-wrap: wrap; gap: 12px; margin-top: 18px; }
+.fact { flex: 1 1 210px; background: #fff; border: 1px solid #e4e7ec; border-radius: 10px; padding: 14px 18px; }
+.fact b { display: block; font-size: 24px; font-weight: 600; }
+.scroll { overflow-x: auto; } svg { width: 100%; height: auto; display: block; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13.5px; width: 100%; }
+th { font-weight: 600; text-align: right; color: #5c6470; padding: 4px 9px; vertical-align: bottom; }
+td { text-align: right; padding: 5px 9px; border-top: 1px solid #e4e7ec; white-space: nowrap; vertical-align: top; }
+th:first-child, td:first-child { text-align: left; } td small { display: block; color: #5c6470; font-size: 11.5px; }
+td:first-child { font-weight: 600; white-space: normal; min-width: 150px; } td:first-child small { font-weight: 400; }
+tr.group th { text-align: center; border-bottom: 1px solid #e4e7ec; color: #22262e; }
+tr.lead td { background: #fdf3f4; } .better { color: #1d7a46; } .worse { color: #b3261e; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 18px; margin: 0; font-size: 13.5px; }
+dt { color: #5c6470; } dd { margin: 0; overflow-wrap: anywhere; } a { color: #1f5fa8; }
+"""
+
+
+def write_report(file: str | os.PathLike[str], simulation: Simulation, result: dict[str, Any]) -> None:
+    """Writes the page at once or not at all. `result`: the simulation's document (`comparison.document`)."""
+    page = html(simulation, result).encode()
+    target = Path(file)
+    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.absolute().parent)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(page)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def html(simulation: Simulation, result: dict[str, Any]) -> str:
+    """The page's text."""
+    title = f"{result['data']}: learning on the device, replayed"
+    per_user = charts.differences(simulation)
+    parts = [
+        f"<h1>{escape(title)}</h1>",
+        f'<p class="muted">{escape(_subtitle(result))}</p>',
+        _facts(result),
+        _section("Arms", _HEADLINE, f'<div class="scroll">{_table(simulation, result)}</div>'),
+        _section("Ranking quality", "Bars: mean over baskets. Lines: 95 % interval over users.", charts.means(result)),
+        _section(
+            "Over time",
+            "Every week's scored baskets, each predicted before it was revealed.",
+            charts.over_time(simulation),
+        ),
+        _section("User by user", _STRIPS, per_user) if per_user else "",
+        _section("Settings and provenance", "", _provenance(simulation, result)),
+        f"<footer><p>Data: {ATTRIBUTIONS.get(result['data'], escape(result['data']))}</p></footer>",
+    ]
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{_CSS}</style>\n</head>\n<body>\n<main>\n"
+        + "\n".join(part for part in parts if part)
+        + "\n</main>\n</body>\n</html>\n"
+    )
+
+
+_HEADLINE = (
+    "R and N: recall@10 and NDCG@10, mean over baskets, with the 95 % interval of a bootstrap over users. Differences "
+    "are paired, basket by basket. “Worse” is the share of users "
+    f"with at least {MIN_BASKETS} baskets whose mean difference lies more than one standard error below zero (chance "
+    "alone gives about 16 %); “decile” is the mean difference of the tenth of them that fares worst."
+)
+_STRIPS = (
+    f"A dot is one user with at least {MIN_BASKETS} scored baskets; bar: middle half; line: 10th to 90th percentile; "
+    "ring: median. To the right of zero the arm does better for that user."
+)
+
+
+def _subtitle(result: dict[str, Any]) -> str:
+    until = f" until {result['until'][:10]}" if result["until"] else " to the end of the data"
+    return (
+        f"{result['period'].capitalize()} period from {result['cutoff'][:10]}{until}. Every user is a device with its "
+        "own recommender and SQLite store; each basket is predicted, then revealed and learned from."
+    )
+
+
+def _facts(result: dict[str, Any]) -> str:
+    facts = [(f"{result['devices']:,}", "devices"), (f"{result['events']:,}", "events revealed, all arms")]
+    facts += [(f"{result['events_per_second']:,.0f}", f"events per second, in {result['seconds']:,.0f} s")]
+    lead = next((arm for arm in result["arms"] if arm["name"] == "personalised"), None)
+    for view in VIEWS if lead and "frozen" in lead["vs"] else ():
+        gain = lead["vs"]["frozen"][view]
+        if gain["ndcg@10"] is not None:
+            low, high = gain["ci95"]
+            text = f"NDCG@10 {view}: personalised over frozen [{low:+.4f}, {high:+.4f}]"
+            facts.append((f"{gain['ndcg@10']:+.4f}", text))
+    cards = (f'<div class="fact"><b>{value}</b>{escape(label)}</div>' for value, label in facts)
+    return f'<div class="facts">{"".join(cards)}</div>'
+
+
+def _section(title: str, text: str, body: str) -> str:
+    intro = f'<p class="muted">{escape(text)}</p>' if text else ""
+    return f"<section>\n<h2>{escape(title)}</h2>\n{intro}{body}\n</section>"
+
+
+def _table(simulation: Simulation, result: dict[str, Any]) -> str:
+    shown = [name for name in REFERENCES if any(name in arm["vs"] for arm in result["arms"])]
+    groups = "".join(f'<th colspan="{2 + 3 * len(shown)}">{view}</th>' for view in VIEWS)
+    columns = "<th>R</th><th>N</th>" + "".join(f"<th>N − {n}</th><th>worse</th><th>decile</th>" for n in shown)
+    titles = {arm.name: arm.title for arm in simulation.arms}
+    rows = []
+    for arm in result["arms"]:
+        cells = [f"<td>{escape(arm['name'])}<small>{escape(titles[arm['name']])}</small></td>"]
+        for view in VIEWS:
+            found = arm["views"][view]
+            cells += [f"<td>{_figure(found['recall@10'])}</td>", f"<td>{_figure(found['ndcg@10'])}{_range(found)}</td>"]
+            for name in shown:
+                cells += _against(arm["vs"].get(name, {}).get(view))
+        lead = ' class="lead"' if arm["name"] == "personalised" else ""
+        rows.append(f"<tr{lead}>{''.join(cells)}</tr>")
+    head = f'<tr class="group"><th></th>{groups}</tr><tr><th>arm</th>{columns * len(VIEWS)}</tr>'
+    return f"<table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _against(found: dict[str, Any] | None) -> list[str]:
+    if found is None:
+        return ["<td></td>"] * 3
+    low, high = found["ci95"]
+    sure = "" if low is None else " class='better'" if low > 0 else " class='worse'" if high < 0 else ""
+    share = "–" if found["worse_share"] is None else f"{found['worse_share']:.1%}"
+    return [
+        f"<td{sure}>{_figure(found['ndcg@10'], '+')}{_range(found, '+')}</td>",
+        f"<td>{share}<small>{found['n_users']} users</small></td>",
+        f"<td>{_figure(found['worst_decile'], '+')}</td>",
+    ]
+
+
+def _range(found: dict[str, Any], sign: str = "") -> str:
+    low, high = (_figure(end, sign) for end in found["ci95"])
+    return f"<small>{low} {high}</small>"
+
+
+def _figure(value: float | None, sign: str = "") -> str:
+    return "–" if value is None else f"{value:{sign}.4f}".replace("-", "−")
+
+
+def _provenance(simulation: Simulation, result: dict[str, Any]) -> str:
+    bundle = result["bundle"]
+    facts = {
+        "Bundle": f"{bundle['name']}, version {bundle['version']}, sha256 of its manifest {bundle['digest']}",
+        "Data": result["data"],
+        "Replayed": f"from {result['cutoff']} until {result['until'] or 'the end of the data'}",
+        "Arms": ", ".join(arm.name for arm in simulation.arms),
+        "Seed": result["seed"],
+        "Protocol": "full ranking of the catalogue; ties by catalogue order; novel: targets are items the user never "
+        "bought and seen items are hidden; all: targets are whole baskets; users without an earlier basket are skipped",
+        "Versions": f"edgerec {__version__}, Python {platform.python_version()}, numpy {version('numpy')}, "
+        f"onnxruntime {version('onnxruntime')}",
+    }
+    rows = (f"<dt>{name}</dt><dd>{escape(str(value))}</dd>" for name, value in facts.items())
+    return f"<dl>{''.join(rows)}</dl>"

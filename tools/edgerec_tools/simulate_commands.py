@@ -1,0 +1,122 @@
+"""`edgerec simulate`: replays real users as devices and says what learning on the device is worth."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgerec.errors import RequestError
+
+if TYPE_CHECKING:
+    from edgerec_tools.datasets import Dataset
+
+
+@click.command()
+@click.option("--bundle", required=True, type=click.Path(path_type=Path), help="The bundle that every device runs.")
+@click.option("--data", "data_name", default="retail", show_default=True, help="A data set's name, or a file.")
+@click.option("--arms", metavar="A,B,…", help="Arms to compare; `central` adds the dense ones, `all` is everything.")
+@click.option("--updater", metavar="NAME", help="Adds the personalised arm under another updater.")
+@click.option("--devices", type=click.IntRange(min=1), help="A random sample of so many users.")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes.  [default: one per core]")
+@click.option("--cutoff", metavar="TIME", help="Where the replay begins, ISO 8601, UTC if without a zone.")
+@click.option(
+    "--until", metavar="TIME", help="Where the replay ends (this moment excluded).  [default: end of the data]"
+)
+@click.option("--seed", default=0, show_default=True, help="For the sample and the bootstrap.")
+@click.option("--report", type=click.Path(path_type=Path), help="Writes an HTML page with plots.")
+@click.option("--record-run", type=click.Path(path_type=Path), help="Appends a run on a test period to this CSV file.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def simulate(
+    bundle: Path,
+    data_name: str,
+    arms: str | None,
+    updater: str | None,
+    devices: int | None,
+    workers: int | None,
+    cutoff: str | None,
+    until: str | None,
+    seed: int,
+    report: Path | None,
+    record_run: Path | None,
+    as_json: bool,
+) -> None:
+    """Replay real users as devices, test-then-train, under several arms.
+
+    Every user is a device with its own recommender and store. Before each basket is revealed the device
+    recommends, in the view `novel` (items never bought) and in the view `all`; then it records the basket.
+    """
+    from edgerec_tools import simulate as room
+    from edgerec_tools.comparison import document
+    from edgerec_tools.datasets import load
+    from edgerec_tools.progress import bars
+    from edgerec_tools.simulate import DEFAULT_ARMS, Period
+
+    for file in (report, record_run):
+        if file is not None and not file.absolute().parent.is_dir():
+            raise RequestError(
+                f"there is no folder {file.absolute().parent}", hint=f"{file.name} was to be written there"
+            )
+    dataset = load(data_name)
+    begins = time_of(cutoff, "--cutoff") if cutoff else default_cutoff(dataset)
+    period = Period(begins, time_of(until, "--until") if until else None)
+    with bars() as progress:
+        found = room.simulate(
+            dataset,
+            bundle,
+            period,
+            arms=[name.strip() for name in arms.split(",")] if arms else DEFAULT_ARMS,
+            updater=updater,
+            devices=devices,
+            workers=workers,
+            seed=seed,
+            progress=progress,
+        )
+    result = document(found)
+    if report is not None:
+        from edgerec_tools.report import write_report
+
+        write_report(report, found, result)
+    if record_run is not None:
+        from edgerec_tools.comparison import record
+
+        if not record(result, record_run):
+            click.echo("not recorded: the run lies in a validation period", err=True)
+    show(result, as_json)
+    if report is not None:
+        click.echo(f"report: {report}", err=True)
+
+
+def show(result: dict[str, Any], as_json: bool) -> None:
+    """The document, or its table."""
+    if as_json:
+        click.echo(json.dumps(result, ensure_ascii=False, indent=1, allow_nan=False))
+        return
+    from rich.console import Console
+
+    from edgerec_tools.comparison import table
+
+    console = Console()
+    console.width = max(console.width, 132)  # narrower, the figures would wrap
+    console.print(table(result))
+
+
+def time_of(text: str, option: str) -> float:
+    """POSIX seconds of an ISO 8601 time, which is UTC where it names no zone. Raises RequestError."""
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise RequestError(f"{option} {text!r} is no time", hint="write 2011-09-01 or 2011-09-01T00:00:00Z") from None
+    return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+
+
+def default_cutoff(dataset: Dataset) -> float:
+    """Where a data set's test period begins. Raises RequestError where nobody has laid that down."""
+    from edgerec_tools.comparison import TEST_FROM
+
+    if dataset.name not in TEST_FROM:
+        raise RequestError(f"{dataset.name!r} has no test period of its own", hint="say where it begins with --cutoff")
+    return TEST_FROM[dataset.name]
