@@ -10,7 +10,7 @@ from typing import Any
 import pluggy
 
 from edgerec import hookspecs
-from edgerec.errors import PluginError, PluginNotFound
+from edgerec.errors import EdgeRecError, PluginError, PluginNotFound
 from edgerec.interfaces import FAILURES, CandidateSource, Settings, SourceFactory, Updater, UpdaterFactory
 
 log = logging.getLogger("edgerec")
@@ -55,7 +55,7 @@ class Plugins:
         for name in sorted(self._sources):
             try:
                 made.append(self._made(name, self._sources[name], settings_of(name)))
-            except PluginError as error:
+            except EdgeRecError as error:
                 self._report(f"source:{name}", error)
         return made
 
@@ -71,7 +71,7 @@ class Plugins:
     def _made(self, name: str, factory: Callable[[Settings], Any], settings: Settings) -> Any:
         try:
             return factory(settings)
-        except PluginError:
+        except EdgeRecError:
             raise
         except FAILURES as error:
             raise PluginError(f"{name!r} could not be made: {type(error).__name__}: {error}") from error

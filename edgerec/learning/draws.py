@@ -36,10 +36,13 @@ def _steps(count: int) -> NDArray[np.uint64]:
     return np.array([(k + 1) * _GOLDEN & _MASK for k in range(count)], np.uint64)
 
 
+@lru_cache(maxsize=64)
 def draw(event_id: str, count: int, below: int) -> Int64:
-    """`count` indices in [0, below), int64."""
+    """`count` indices in [0, below), int64, read-only. Kept for a while: every scenario asks for the same ones."""
     z = _steps(count) + _U(seed_of(event_id))
     z = (z ^ (z >> _S30)) * _M1
     z = (z ^ (z >> _S27)) * _M2
     z = z ^ (z >> _S31)
-    return (z % _U(below)).astype(np.int64)
+    indices: Int64 = (z % _U(below)).astype(np.int64)
+    indices.flags.writeable = False
+    return indices

@@ -7,6 +7,7 @@ learned blend (against the manifest's). Both comparisons are paired: the same ev
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import sqrt
 
 import numpy as np
 
@@ -33,9 +34,10 @@ def refusal(old: State, new: object, vectors: tuple[Float32, Float32 | None], se
         return None
     if after.shape != before.shape or not np.isfinite(after).all():
         return "user vector: wrong shape or not finite"
-    if float(np.linalg.norm(after - before)) > float(settings.get("max_step", 1.0)):
+    moved = after - before
+    if sqrt(moved.dot(moved)) > float(settings.get("max_step", 1.0)):
         return "user vector: step too long"
-    if float(np.linalg.norm(after)) > float(settings.get("max_norm", 10.0)):
+    if sqrt(after.dot(after)) > float(settings.get("max_norm", 10.0)):
         return "user vector: out of bounds"
     return None
 
@@ -46,7 +48,7 @@ def watched(sums: Float64, differences: Float64, settings: Settings) -> Float64:
     `differences` float64 (P,): the metric with the personal part minus without it. Decay is 1 − 1/window.
     """
     keep = 1.0 - 1.0 / float(settings.get("window", 30.0))
-    return sums * keep + np.stack((differences, differences * differences, np.ones_like(differences)), axis=1)
+    return sums * keep + np.array([(d, d * d, 1.0) for d in differences.tolist()])
 
 
 def trusted(sums: Float64, settings: Settings) -> tuple[bool, bool]:
@@ -55,7 +57,5 @@ def trusted(sums: Float64, settings: Settings) -> tuple[bool, bool]:
     A part is out while its mean difference lies more than `tolerance` standard errors below zero.
     """
     tolerance = float(settings.get("tolerance", 1.0))
-    total, square, count = sums.T
-    allowed = total >= -tolerance * np.sqrt(square)
-    allowed |= count == 0
-    return bool(allowed[0]), bool(allowed[1])
+    blend, user_vector = (not count or total >= -tolerance * sqrt(square) for total, square, count in sums.tolist())
+    return blend, user_vector

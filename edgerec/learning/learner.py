@@ -83,6 +83,7 @@ class Learner:
     ) -> None:
         self.bundle = bundle
         self.manifest = bundle.manifest
+        self._kind_weights = np.array([kind.weight for kind in self.manifest.event_kinds.values()], np.float32)
         self.updater = updater
         self.starts = starts
         self.learn_blend = learn_blend
@@ -143,14 +144,12 @@ class Learner:
         scores = self._rankings(situation.table, learned, names)
         hidden = {name: blocked[name].nonzero()[0] for name in names}
         ranks: dict[str, list[Int64]] = {name: [] for name in names}
-        for n, event in enumerate(group):
-            if not any(n in targets[name] for name in names):
-                continue
-            ahead = progressive.ahead(scores, event.item)
+        for n in sorted({n for chosen in targets.values() for n in chosen}):
+            ahead = progressive.ahead(scores, group[n].item)
             for k, name in enumerate(names):
                 if n in targets[name]:
-                    found = progressive.places(ahead, hidden[name])
-                    ranks[name].append(np.concatenate((found[3 * k : 3 * k + 3], found[3 * len(names) :])))
+                    places = progressive.places(ahead, hidden[name])
+                    ranks[name].append(np.concatenate((places[3 * k : 3 * k + 3], places[3 * len(names) :])))
         return {name: (targets[name], np.stack(ranks[name])) for name in names}
 
     def _blocked(self, history: History, scenario: str) -> Bools:
@@ -211,9 +210,12 @@ class Learner:
             return current
         settings = self.manifest.blend
         rows = np.array([event.item for event in targets])
-        negatives = np.stack([self._negatives(event.row.event_id) for event in targets])
+        negatives = np.array([self._negatives(event.row.event_id) for event in targets])
         gradient = weights.softmax_gradient(
-            current + table.extra, table.z[:, rows], table.z[:, negatives], float(settings.get("clip", 3.0))
+            current + table.extra,
+            table.z.take(rows, axis=1),
+            table.z.take(negatives, axis=1),
+            float(settings.get("clip", 3.0)),
         )
         return weights.exponentiated_step(current, self.starts[name], gradient, settings)
 
@@ -239,15 +241,14 @@ class Learner:
     def _batch(self, situation: Situation, group: Sequence[GroupEvent]) -> LearningBatch:
         kinds = self.manifest.event_kinds
         events = tuple(event.row.event() for event in group)
-        size = len(group)
         return LearningBatch(
             events=events,
             rows=np.array([event.item for event in group], np.int32),
             weight=np.array([kinds[event.row.kind].weight for event in group], np.float32),
             value=np.array([np.nan if e.row.value is None else e.row.value for e in group], np.float32),
-            query=np.broadcast_to(situation.query, (size, len(situation.query))),
+            query=_repeated(situation.query, len(group)),
             replayed=self._replayed(situation, group[0].row.event_id),
-            negatives=np.stack([self._negatives(event.row.event_id) for event in group]),
+            negatives=np.array([self._negatives(event.row.event_id) for event in group]),
             now=max(event.row.seconds for event in group),
             model=self.bundle.model,
         )
@@ -255,11 +256,18 @@ class Learner:
     def _replayed(self, situation: Situation, event_id: str) -> Replayed:
         """A few of the last positive events, drawn from the event's id; their query is today's."""
         rows, kinds = situation.history.rows[-_REPLAY_WINDOW:], situation.history.kinds[-_REPLAY_WINDOW:]
-        weight = np.array([kind.weight for kind in self.manifest.event_kinds.values()], np.float32)[kinds]
-        rows, weight = rows[weight > 0], weight[weight > 0]
+        weight = self._kind_weights.take(kinds)
+        if (positive := weight > 0).sum() < len(rows):
+            rows, weight = rows[positive], weight[positive]
         if not len(rows) or not self.manifest.n_replayed:
             none = np.empty(0, np.float32)
             return Replayed(np.empty(0, np.int32), none, none.reshape(0, self.manifest.dim))
         chosen = draw("replay:" + event_id, self.manifest.n_replayed, len(rows))
-        query = np.broadcast_to(situation.query, (len(chosen), len(situation.query)))
-        return Replayed(rows[chosen], weight[chosen], query)
+        return Replayed(rows.take(chosen), weight.take(chosen), _repeated(situation.query, len(chosen)))
+
+
+def _repeated(query: Float32, count: int) -> Float32:
+    """The query once per event, float32 (count, dim), read-only."""
+    queries = query[None, :].repeat(count, axis=0)
+    queries.flags.writeable = False
+    return queries

@@ -39,12 +39,12 @@ def ranks(scores: Float32, row: int) -> Int64:
 
 def metric_sums(ranks: Int64) -> Float64:
     """Sums over T targets of METRICS per ranking, float64 (R, 4), from ranks int64 (T, R)."""
-    top = ranks <= _K
-    sums = np.empty((ranks.shape[1], len(METRICS)))
-    sums[:, 0] = len(ranks)
-    sums[:, 1] = top.sum(axis=0)
-    sums[:, 2] = (top / np.log2(ranks + 1.0)).sum(axis=0)
-    sums[:, 3] = (1.0 / ranks).sum(axis=0)
+    columns = np.ones((len(METRICS), *ranks.shape))
+    _, hit, gain, reciprocal = columns
+    np.less_equal(ranks, _K, out=hit)
+    np.divide(hit, np.log2(ranks + 1), out=gain)
+    np.divide(1, ranks, out=reciprocal)
+    sums: Float64 = columns.sum(axis=1).T
     return sums
 
 

@@ -19,11 +19,12 @@ def softmax_gradient(weights: Float64, positives: Float32, negatives: Float32, c
     event's entries are clipped to ± `clip`.
     """
     z = np.concatenate((positives[:, :, None], negatives), axis=2).astype(np.float64)
-    scores = np.einsum("s,stm->tm", weights, z)
+    scores = weights.dot(z.reshape(len(z), -1)).reshape(z.shape[1:])
     p = np.exp(scores - scores.max(axis=1, keepdims=True))
     p /= p.sum(axis=1, keepdims=True)
-    gradients: Float64 = np.clip(np.einsum("tm,stm->st", p, z) - z[:, :, 0], -clip, clip).mean(axis=1)
-    return gradients
+    gradients: Float64 = (p * z).sum(axis=2) - z[:, :, 0]
+    np.minimum(np.maximum(gradients, -clip, out=gradients), clip, out=gradients)
+    return gradients.sum(axis=1) / gradients.shape[1]
 
 
 def exponentiated_step(weights: Float64, start: Float64, gradient: Float64, settings: Settings) -> Float64:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgerec_tools.arms import CENTRAL, REFERENCES
+from edgerec_tools.arms import CENTRAL
 from edgerec_tools.central import VIEWS, WEEK
-from edgerec_tools.comparison import MIN_BASKETS, references, user_differences
+from edgerec_tools.comparison import references, user_differences
 from edgerec_tools.simulate import ArmResult, Simulation
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ _COLOURS = {
 _CENTRAL_COLOUR = "#b9bec6"
 _OTHER_COLOUR = "#1b998b"
 _INK, _MUTED, _GRID = "#22262e", "#5c6470", "#e4e7ec"
-_TITLES = {"novel": "novel: items never bought before", "all": "all: whole baskets"}
+TITLES = {"novel": "novel: items never bought before", "all": "all: whole baskets"}
 _MIN_WEEK = 10
 """A week with fewer scored baskets gives no point: it would be noise."""
 
@@ -100,7 +100,7 @@ def means(result: dict[str, Any]) -> str:
             axes.spines["left"].set_visible(False)
             axes.margins(x=0.12)
             axes.grid(axis="x")
-            axes.set_title(_TITLES[view])
+            axes.set_title(TITLES[view])
             axes.set_xlabel("NDCG@10, 95 % interval")
         return figure
 
@@ -125,7 +125,7 @@ def over_time(simulation: Simulation) -> str:
             axes.set_ylim(bottom=0)
             axes.grid(axis="y")
             axes.tick_params(length=0)
-            axes.set_title(_TITLES[view])
+            axes.set_title(TITLES[view])
             axes.set_ylabel("mean NDCG@10 of the week")
             _date_axis(axes)
         handles, labels = panels[0].get_legend_handles_labels()
@@ -163,9 +163,9 @@ def differences(simulation: Simulation) -> str | None:
     from matplotlib.figure import Figure
 
     bases = list(references(simulation))
-    arms = [arm for arm in simulation.arms if arm.name not in REFERENCES and not arm.name.startswith(f"{CENTRAL}/")]
+    compared = {base.name: [arm for arm in simulation.arms if _beside(arm.name, base.name)] for base in bases}
     found = {
-        (base.name, view): [user_differences(arm.views[view], base.views[view]) for arm in arms]
+        (base.name, view): [user_differences(arm.views[view], base.views[view]) for arm in compared[base.name]]
         for base in bases
         for view in VIEWS
     }
@@ -173,18 +173,24 @@ def differences(simulation: Simulation) -> str | None:
         return None
 
     def draw() -> Figure:
-        figure = Figure(figsize=(10, len(bases) * (0.95 + 0.36 * len(arms))), layout="constrained")
-        panels = figure.subplots(len(bases), 2, sharey=True, sharex="col", squeeze=False)
+        heights = [0.8 + 0.4 * len(compared[base.name]) for base in bases]
+        figure = Figure(figsize=(10, sum(heights)), layout="constrained")
+        panels = figure.subplots(len(bases), 2, sharey="row", squeeze=False, height_ratios=heights)
         for row, base in zip(panels, bases, strict=True):
             for axes, view in zip(row, VIEWS, strict=True):
-                _strips(axes, [arm.name for arm in arms], found[base.name, view])
-                users = len(found[base.name, view][0])
-                axes.set_title(f"against {base.name}, {view} ({users} users)")
+                users = found[base.name, view]
+                _strips(axes, [arm.name for arm in compared[base.name]], users)
+                axes.set_title(f"against {base.name}, {view} ({len(users[0]) if users else 0} users)")
         for axes in panels[-1]:
-            axes.set_xlabel(f"mean difference in NDCG@10 of a user with {MIN_BASKETS} or more baskets")
+            axes.set_xlabel("a user's mean difference in NDCG@10")
         return figure
 
     return _drawn("Differences per user", draw)
+
+
+def _beside(name: str, base: str) -> bool:
+    """Whether the strips show the arm: popularity alone and the central arms would stretch the scale."""
+    return name not in (base, "popular") and not name.startswith(f"{CENTRAL}/")
 
 
 def _strips(axes: Axes, names: Sequence[str], values: Sequence[np.ndarray[Any, Any]]) -> None:
@@ -195,7 +201,7 @@ def _strips(axes: Axes, names: Sequence[str], values: Sequence[np.ndarray[Any, A
         if not len(users):
             continue
         height = place + jitter.uniform(-0.26, 0.26, len(users))
-        axes.scatter(users, height, s=5, color=_colour(name), alpha=0.3, linewidths=0, rasterized=False)
+        axes.scatter(users, height, s=5, color=_colour(name), alpha=0.3, linewidths=0)
         low, first, middle, third, high = np.percentile(users, [10, 25, 50, 75, 90])
         axes.plot([low, high], [place, place], color=_INK, lw=1)
         axes.plot([first, third], [place, place], color=_INK, lw=3.5, solid_capstyle="butt")

@@ -35,7 +35,8 @@ h1 { font-size: 25px; margin: 0 0 4px; } h2 { font-size: 17px; margin: 0 0 4px; 
 p { margin: 0 0 12px; max-width: 80ch; } .muted, figcaption, footer { color: #5c6470; font-size: 13.5px; }
 section { background: #fff; border: 1px solid #e4e7ec; border-radius: 10px; padding: 20px 22px; margin-top: 18px; }
 .facts { display: flex; flex-wrap: wrap; gap: 12px; margin-top: 18px; }
-.fact { flex: 1 1 210px; background: #fff; border: 1px solid #e4e7ec; border-radius: 10px; padding: 14px 18px; }
+.fact { flex: 1 1 160px; background: #fff; border: 1px solid #e4e7ec; border-radius: 10px; padding: 14px 18px; }
+.fact { font-size: 13.5px; }
 .fact b { display: block; font-size: 24px; font-weight: 600; }
 .scroll { overflow-x: auto; } svg { width: 100%; height: auto; display: block; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13.5px; width: 100%; }
@@ -43,7 +44,7 @@ th { font-weight: 600; text-align: right; color: #5c6470; padding: 4px 9px; vert
 td { text-align: right; padding: 5px 9px; border-top: 1px solid #e4e7ec; white-space: nowrap; vertical-align: top; }
 th:first-child, td:first-child { text-align: left; } td small { display: block; color: #5c6470; font-size: 11.5px; }
 td:first-child { font-weight: 600; white-space: normal; min-width: 150px; } td:first-child small { font-weight: 400; }
-tr.group th { text-align: center; border-bottom: 1px solid #e4e7ec; color: #22262e; }
+h3 { font-size: 14px; margin: 18px 0 4px; }
 tr.lead td { background: #fdf3f4; } .better { color: #1d7a46; } .worse { color: #b3261e; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 18px; margin: 0; font-size: 13.5px; }
 dt { color: #5c6470; } dd { margin: 0; overflow-wrap: anywhere; } a { color: #1f5fa8; }
@@ -73,7 +74,7 @@ def html(simulation: Simulation, result: dict[str, Any]) -> str:
         f"<h1>{escape(title)}</h1>",
         f'<p class="muted">{escape(_subtitle(result))}</p>',
         _facts(result),
-        _section("Arms", _HEADLINE, f'<div class="scroll">{_table(simulation, result)}</div>'),
+        _section("Arms", _HEADLINE, _tables(simulation, result)),
         _section("Ranking quality", "Bars: mean over baskets. Lines: 95 % interval over users.", charts.means(result)),
         _section(
             "Over time",
@@ -94,10 +95,29 @@ def html(simulation: Simulation, result: dict[str, Any]) -> str:
 
 
 _HEADLINE = (
-    "R and N: recall@10 and NDCG@10, mean over baskets, with the 95 % interval of a bootstrap over users. Differences "
+    "R and N: recall@10 and NDCG@10, mean over baskets, with the 95\u00a0% interval of a bootstrap over users. "
+    "Differences are paired, basket by basket. “Worse” is the share of users with at least "
+    f"{MIN_BASKETS} baskets whose mean difference lies more than one standard error below zero (chance alone gives "
+    "about 16\u00a0%); “decile” is the mean difference of the tenth of them that fares worst."
+)
+_STRIPS, per_user) if per_user else "",
+        _section("Settings and provenance", "", _provenance(simulation, result)),
+        f"<footer><p>Data: {ATTRIBUTIONS.get(result['data'], escape(result['data']))}</p></footer>",
+    ]
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{_CSS}</style>\n</head>\n<body>\n<main>\n"
+        + "\n".join(part for part in parts if part)
+        + "\n</main>\n</body>\n</html>\n"
+    )
+
+
+_HEADLINE = (
+    "R and N: recall@10 and NDCG@10, mean over baskets, with the 95\u00a0% interval of a bootstrap over users. Differences "
     "are paired, basket by basket. “Worse” is the share of users "
     f"with at least {MIN_BASKETS} baskets whose mean difference lies more than one standard error below zero (chance "
-    "alone gives about 16 %); “decile” is the mean difference of the tenth of them that fares worst."
+    "alone gives about 16\u00a0%); “decile” is the mean difference of the tenth of them that fares worst."
 )
 _STRIPS = (
     f"A dot is one user with at least {MIN_BASKETS} scored baskets; bar: middle half; line: 10th to 90th percentile; "
@@ -121,7 +141,7 @@ def _facts(result: dict[str, Any]) -> str:
         gain = lead["vs"]["frozen"][view]
         if gain["ndcg@10"] is not None:
             low, high = gain["ci95"]
-            text = f"NDCG@10 {view}: personalised over frozen [{low:+.4f}, {high:+.4f}]"
+            text = f"NDCG@10 {view}, personalised over frozen ({low:+.4f} to {high:+.4f})"
             facts.append((f"{gain['ndcg@10']:+.4f}", text))
     cards = (f'<div class="fact"><b>{value}</b>{escape(label)}</div>' for value, label in facts)
     return f'<div class="facts">{"".join(cards)}</div>'
@@ -132,22 +152,28 @@ def _section(title: str, text: str, body: str) -> str:
     return f"<section>\n<h2>{escape(title)}</h2>\n{intro}{body}\n</section>"
 
 
-def _table(simulation: Simulation, result: dict[str, Any]) -> str:
+def _tables(simulation: Simulation, result: dict[str, Any]) -> str:
+    """A table per view, so that it fits the page."""
+    return "".join(
+        f'<h3>{escape(charts.TITLES[view])}</h3><div class="scroll">{_table(simulation, result, view)}</div>'
+        for view in VIEWS
+    )
+
+
+def _table(simulation: Simulation, result: dict[str, Any], view: str) -> str:
     shown = [name for name in REFERENCES if any(name in arm["vs"] for arm in result["arms"])]
-    groups = "".join(f'<th colspan="{2 + 3 * len(shown)}">{view}</th>' for view in VIEWS)
-    columns = "<th>R</th><th>N</th>" + "".join(f"<th>N − {n}</th><th>worse</th><th>decile</th>" for n in shown)
     titles = {arm.name: arm.title for arm in simulation.arms}
     rows = []
     for arm in result["arms"]:
+        found = arm["views"][view]
         cells = [f"<td>{escape(arm['name'])}<small>{escape(titles[arm['name']])}</small></td>"]
-        for view in VIEWS:
-            found = arm["views"][view]
-            cells += [f"<td>{_figure(found['recall@10'])}</td>", f"<td>{_figure(found['ndcg@10'])}{_range(found)}</td>"]
-            for name in shown:
-                cells += _against(arm["vs"].get(name, {}).get(view))
+        cells += [f"<td>{_figure(found['recall@10'])}</td>", f"<td>{_figure(found['ndcg@10'])}{_range(found)}</td>"]
+        for name in shown:
+            cells += _against(arm["vs"].get(name, {}).get(view))
         lead = ' class="lead"' if arm["name"] == "personalised" else ""
         rows.append(f"<tr{lead}>{''.join(cells)}</tr>")
-    head = f'<tr class="group"><th></th>{groups}</tr><tr><th>arm</th>{columns * len(VIEWS)}</tr>'
+    columns = "".join(f"<th>N − {name}</th><th>worse</th><th>decile</th>" for name in shown)
+    head = f"<tr><th>arm</th><th>R</th><th>N</th>{columns}</tr>"
     return f"<table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>"
 
 
