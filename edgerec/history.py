@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -52,25 +53,25 @@ class History:
     def extended(self, happenings: Sequence[Happening]) -> History:
         """This history with more events, in order of arrival; late ones are sorted in by time."""
         seen, disliked = self._masks(happenings)
-        index = {name: n for n, name in enumerate(self.manifest.event_kinds)}
         kept = [h for h in happenings if self._read_by_sources(h)]
-        grown = replace(self, seen=seen, disliked=disliked)
         if not kept:
-            return grown
-        at = np.concatenate((self.at, np.array([h[2] for h in kept], np.float64)))
-        specs = self.manifest.event_kinds
-        arrays: dict[str, Any] = {
-            "rows": np.concatenate((self.rows, np.array([h[0] for h in kept], np.int32))),
-            "kinds": np.concatenate((self.kinds, np.array([index[h[1]] for h in kept], np.int64))),
-            "groups": np.concatenate((self.groups, self._group_codes(kept))),
-            "consumes": np.concatenate((self.consumes, np.array([specs[h[1]].consumes for h in kept], np.bool_))),
-        }
-        from_last = max(len(self.at) - 1, 0)
-        if (at[from_last:-1] > at[from_last + 1 :]).any():
-            order = np.argsort(at, kind="stable")
-            at = at[order]
-            arrays = {name: array[order] for name, array in arrays.items()}
-        return replace(grown, at=at, **arrays)
+            return replace(self, seen=seen, disliked=disliked)
+        names = self.manifest.kinds
+        kinds = [names.index(kind) for _, kind, _, _ in kept]
+        consumes = [self.manifest.event_kinds[kind].consumes for _, kind, _, _ in kept]
+        arrays: tuple[Any, ...] = (
+            np.concatenate((self.rows, np.array([row for row, *_ in kept], np.int32))),
+            np.concatenate((self.at, np.array([at for _, _, at, _ in kept]))),
+            np.concatenate((self.kinds, np.array(kinds))),
+            np.concatenate((self.groups, self._group_codes(kept))),
+            np.concatenate((self.consumes, np.array(consumes))),
+        )
+        at = arrays[1][max(len(self.at) - 1, 0) :].tolist()
+        if any(later < earlier for earlier, later in itertools.pairwise(at)):
+            order = np.argsort(arrays[1], kind="stable")
+            arrays = tuple(array[order] for array in arrays)
+        rows, times, kind_codes, groups, consuming = arrays
+        return History(self.manifest, rows, times, kind_codes, groups, consuming, seen, disliked, self.until)
 
     def _read_by_sources(self, happening: Happening) -> bool:
         _, kind, at, _ = happening

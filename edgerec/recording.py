@@ -14,7 +14,6 @@ from datetime import datetime
 from edgerec.bundle.manifest import Manifest
 from edgerec.device import Device, Snapshot, Stale
 from edgerec.errors import InvalidEvent, StoreBusy, UnknownEventKind
-from edgerec.learning.learner import GroupEvent
 from edgerec.learning.replay import PAUSED, UNKNOWN_ITEM
 from edgerec.store import EventRow, EventTable
 from edgerec.store.events import same_payload

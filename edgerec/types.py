@@ -203,8 +203,10 @@ class SourceScores:
     def dense(cls, values: Float32) -> SourceScores:
         """Scores for every item; the statistics are computed."""
         mean = float(np.add.reduce(values)) / len(values)
-        deviations = values - np.float32(mean)
-        return cls(values, None, mean, (float(deviations.dot(deviations)) / len(values)) ** 0.5)
+        squares = values - np.float32(mean)
+        squares *= squares
+        # a sum, not a dot product: numpy sums in pairs, which stays exact over a million items
+        return cls(values, None, mean, (float(np.add.reduce(squares)) / len(values)) ** 0.5)
 
     @classmethod
     def sparse(cls, rows: Int32, values: Float32, n_items: int) -> SourceScores:

@@ -147,3 +147,30 @@ def tiny_bundle(path: Path, n_items: int = 60, dim: int = 8, *, seed: int = 0, *
     files = bundle_files(n_items, dim, seed=seed)
     write = write_zip if path.suffix == ".edgerec" else write_folder
     return write(path, files, manifest_of(files, n_items, dim, **changes))
+
+
+def contents(folder: Path) -> set[str]:
+    """Everything below a folder but lock files."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and "lock" not in path.name}
+
+
+# A golden case and a golden story of the default width, 8.
+CASE: dict[str, Any] = {
+    "history": [[0.0] * 8] * LENGTH,
+    "age_days": [0] * 8,
+    "kind": [0] * 8,
+    "mask": [0] * 8,
+    "query": [0.0] * 8,
+}
+STORY: dict[str, Any] = {
+    "events": [{"item": "i1", "kind": "click", "at": 1.7e9, "event_id": "e", "group": None}],
+    "user_vector": [0.0] * 8,
+    "rankings": {"default": {"items": ["i2"], "scores": [1.5]}},
+}
+EVENT: dict[str, Any] = STORY["events"][0]
+
+
+def golden(case: dict[str, Any] | None = None, **story: Any) -> bytes:
+    """golden.json with one case and one story, with some fields changed."""
+    parts = {"encoder": [{**CASE, **(case or {})}], "stories": [{**STORY, **story}]}
+    return json.dumps(parts).encode()

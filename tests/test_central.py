@@ -37,7 +37,9 @@ def replayed() -> dict[str, CentralArm]:
 @pytest.mark.parametrize("arm", ARMS)
 def test_an_arm_equals_the_reference_to_four_decimals(replayed: dict[str, CentralArm], arm: str) -> None:
     views = replayed[arm].views
-    found = [round(float(values.mean()), 4) for view in ("novel", "all") for values in (views[view].recall, views[view].ndcg)]
+    found = [
+        round(float(values.mean()), 4) for view in ("novel", "all") for values in (views[view].recall, views[view].ndcg)
+    ]
     assert found == list(PRINTED[arm])
     assert (len(views["novel"].basket), len(views["all"].basket)) == (5140, 6097)
 
@@ -61,51 +63,71 @@ def small(n_users: int = 12, n_items: int = 30, n_baskets: int = 120) -> Dataset
     return assemble("small", pl.DataFrame(rows))
 
 
-def naive(dataset: Dataset, cutoff: float, arm: str, l2: float) -> dict[str, list[tuple[float, float]]]:
-    """One arm, everything computed anew for every basket."""
-    history: dict[int, list[tuple[float, np.ndarray]]] = defaultdict(list)
-    bought = np.zeros((dataset.n_users, dataset.n_items))
-    recent = np.zeros(dataset.n_items)
-    popularity, weights, trained_at = None, None, cutoff
-    out: dict[str, list[tuple[float, float]]] = {"novel": [], "all": []}
-    frozen = None
+class Naive:
+    """One arm in float64, everything computed anew for every basket."""
 
-    def train() -> np.ndarray:
-        inverse = np.linalg.inv(bought.T @ bought + l2 * np.eye(dataset.n_items))
-        return -inverse / np.diag(inverse) * (1 - np.eye(dataset.n_items))
+    def __init__(self, dataset: Dataset, cutoff: float, arm: str, l2: float) -> None:
+        self.arm, self.l2, self.trained_at = arm, l2, cutoff
+        self.history: dict[int, list[tuple[float, np.ndarray]]] = defaultdict(list)
+        self.bought = np.zeros((dataset.n_users, dataset.n_items))
+        self.recent = np.zeros(dataset.n_items)
+        for at, user, rows in dataset.before(cutoff).baskets():
+            self.remember(at, user, rows)
+        self.popularity, self.frozen, self.weights = self.bought.sum(0), self.bought.copy(), self.train()
 
+    def train(self) -> np.ndarray:
+        inverse = np.linalg.inv(self.bought.T @ self.bought + self.l2 * np.eye(len(self.recent)))
+        return np.asarray(-inverse / np.diag(inverse) * (1 - np.eye(len(self.recent))))
+
+    def remember(self, at: float, user: int, rows: np.ndarray) -> None:
+        self.history[user].append((at, rows))
+        self.bought[user, rows] = 1
+        self.recent *= 0.999
+        self.recent[rows] += 1
+
+    def reveal(self, at: float, user: int, rows: np.ndarray) -> None:
+        self.remember(at, user, rows)
+        if self.arm.startswith("ease-weekly") and at - self.trained_at > 7 * DAY:
+            self.weights, self.trained_at = self.train(), at
+
+    def scores(self, at: float, user: int) -> np.ndarray:
+        if self.arm == "habit":
+            counts = self.popularity * 1e-6
+            for when, rows in self.history[user]:
+                counts[rows] += 0.5 ** ((at - when) / (120 * DAY))
+            return counts
+        profile = self.frozen[user] if self.arm == "ease-frozen" else self.bought[user]
+        if self.arm == "popular" or not profile.any():
+            return np.asarray(self.popularity)
+        if self.arm == "recent":
+            return np.asarray(self.recent)
+        scores = profile @ self.weights
+        if self.arm.endswith("+recent"):
+            scores = self.standard(scores) + 2 * self.standard(np.log1p(self.recent))
+        return np.asarray(scores)
+
+    @staticmethod
     def standard(values: np.ndarray) -> np.ndarray:
-        return (values - values.mean()) / (values.std() + 1e-9)
+        return np.asarray((values - values.mean()) / (values.std() + 1e-9))
 
-    for at, user, rows in dataset.baskets():
-        if at >= cutoff and weights is None:
-            popularity, weights, frozen = bought.sum(0), train(), bought.copy()
-        if at >= cutoff and history[user]:
-            seen = np.flatnonzero(bought[user])
-            profile = frozen[user] if arm == "ease-frozen" else bought[user]
-            scores = {"popular": popularity, "recent": recent}.get(arm, profile @ weights)
-            if arm.endswith("+recent"):
-                scores = standard(scores) + 2 * standard(np.log1p(recent))
-            if arm == "habit":
-                scores = popularity * 1e-6
-                for when, old in history[user]:
-                    scores[old] += 0.5 ** ((at - when) / (120 * DAY))
-            if arm == "ease-frozen" and not profile.any():
-                scores = popularity
-            views = {"all": (scores, rows), "novel": (scores.copy(), np.setdiff1d(rows, seen))}
-            views["novel"][0][seen] = -1e9
-            for view, (values, targets) in views.items():
-                if len(targets):
-                    top = np.argsort(-values, kind="stable")[:3]
-                    hit, ideal = np.isin(top, targets), min(3, len(targets))
-                    gain = 1 / np.log2(np.arange(2, 5))
-                    out[view].append((hit.sum() / ideal, (hit * gain).sum() / gain[:ideal].sum()))
-        history[user].append((at, rows))
-        bought[user, rows] = 1
-        recent = recent * 0.999
-        recent[rows] += 1
-        if weights is not None and arm.startswith("ease-weekly") and at - trained_at > 7 * DAY:
-            weights, trained_at = train(), at
+
+def recall_and_ndcg(scores: np.ndarray, targets: np.ndarray, k: int) -> tuple[float, float]:
+    hit, ideal = np.isin(np.argsort(-scores, kind="stable")[:k], targets), min(k, len(targets))
+    gain = 1 / np.log2(np.arange(2, k + 2))
+    return float(hit.sum() / ideal), float((hit * gain).sum() / gain[:ideal].sum())
+
+
+def naive(dataset: Dataset, cutoff: float, arm: str, l2: float, k: int) -> dict[str, list[tuple[float, float]]]:
+    replay = Naive(dataset, cutoff, arm, l2)
+    out: dict[str, list[tuple[float, float]]] = {"novel": [], "all": []}
+    for at, user, rows in dataset.since(cutoff).baskets():
+        if replay.history[user]:
+            scores, seen = replay.scores(at, user).copy(), np.flatnonzero(replay.bought[user])
+            out["all"].append(recall_and_ndcg(scores, rows, k))
+            scores[seen] = -1e9
+            if len(novel := np.setdiff1d(rows, seen)):
+                out["novel"].append(recall_and_ndcg(scores, novel, k))
+        replay.reveal(at, user, rows)
     return out
 
 
@@ -113,7 +135,7 @@ def naive(dataset: Dataset, cutoff: float, arm: str, l2: float) -> dict[str, lis
 def test_an_arm_equals_a_naive_replay(arm: str) -> None:
     dataset, cutoff = small(), 25 * DAY
     found = central(dataset, cutoff, arms=[arm], l2=5.0, k=3)[arm].views
-    expected = naive(dataset, cutoff, arm, 5.0)
+    expected = naive(dataset, cutoff, arm, 5.0, 3)
     for view in ("novel", "all"):
         pairs = np.column_stack([found[view].recall, found[view].ndcg])
         assert pairs.shape == (len(expected[view]), 2)
@@ -123,7 +145,9 @@ def test_an_arm_equals_a_naive_replay(arm: str) -> None:
 def test_any_cut_off_can_be_replayed_and_the_test_period_left_out() -> None:
     before = load("retail").before(TEST_CUTOFF)
     steps: list[tuple[int, int]] = []
-    arms = central(before, VALIDATION_CUTOFF, arms=["popular"], progress=lambda done, total: steps.append((done, total)))
+    arms = central(
+        before, VALIDATION_CUTOFF, arms=["popular"], progress=lambda done, total: steps.append((done, total))
+    )
     n_replayed = before.since(VALIDATION_CUTOFF).n_baskets
     assert list(arms) == ["popular"]
     assert steps[-1] == (n_replayed, n_replayed)
@@ -138,7 +162,7 @@ def test_an_unknown_arm_is_named() -> None:
 @pytest.mark.parametrize("n", [3, 64, 301])
 def test_the_inverse_by_halves_is_the_inverse(n: int) -> None:
     X = np.random.default_rng(n).normal(size=(2 * n, n)).astype(np.float32)
-    matrix = X.T @ X / n + np.eye(n, dtype=np.float32)
+    matrix = (X.T @ X / n + np.eye(n)).astype(np.float32)
     assert invert(matrix, leaf=16) @ matrix == pytest.approx(np.eye(n), abs=1e-3)
 
 

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import zipfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import Tensor, nn
 
 from edgerec.bundle import Retriever, load_bundle, verify
 from edgerec.bundle.manifest import EventKind, Scenario
+from edgerec.config import Config
+from edgerec.engine import Engine
 from edgerec.errors import ExportError
-from edgerec_exporters import bundle_writer
+from edgerec.golden import check_golden
+from edgerec.plugins import Plugins
+from edgerec_exporters import bundle_writer, export_commands
 from edgerec_exporters.bundle_writer import export
+from edgerec_exporters.golden import tell_stories
 from edgerec_exporters.int8 import block_size, build_retriever, quantise
 from edgerec_exporters.onnx_export import export_encoder
 from edgerec_exporters.parity import History, pad
+from edgerec_plugins import sgd
 
 LENGTH, DIM, KINDS = 12, 16, 2
 
@@ -86,7 +96,7 @@ class Made:
     blend: dict[str, Any] = field(default_factory=dict)
     guard: dict[str, Any] = field(default_factory=dict)
     updater: str = "sgd"
-    updaters: dict[str, Any] = field(default_factory=lambda: {"sgd": {"rate": 0.1}})
+    updaters: dict[str, Any] = field(default_factory=dict)
     n_negatives: int = 8
     n_replayed: int = 4
     learn_history: bool = False
@@ -187,7 +197,7 @@ def test_queries_on_the_device_equal_pytorchs(exported: Any, trained: Made, tmp_
 def test_golden_cases_cover_short_and_long_histories_and_hold(exported: Any, tmp_path: Path) -> None:
     with load_bundle(exported[0], tmp_path) as bundle:
         cases = bundle.golden["encoder"]
-        assert [sum(case["mask"]) for case in cases] == [0, 1, 5, LENGTH]
+        assert [sum(case["mask"]) for case in cases] == [0, 1, LENGTH // 2, LENGTH]
         assert not any(cases[0]["query"])
         for case in cases:
             query = bundle.encoder(
@@ -200,14 +210,14 @@ def test_golden_cases_cover_short_and_long_histories_and_hold(exported: Any, tmp
 
 
 @once
-def test_golden_stories_are_told_on_the_finished_bundle(trained: Made, tmp_path: Path) -> None:
-    def tell(folder: Path) -> list[dict[str, Any]]:
-        with load_bundle(folder, tmp_path / "cache") as bundle:
-            return [{"events": [], "items": bundle.manifest.n_items}]
-
-    export(trained, tmp_path / "x.edgerec", name="shop", version=1, stories=tell)
+def test_golden_stories_come_from_the_runtime_and_hold_when_told_again(trained: Made, tmp_path: Path) -> None:
+    export(trained, tmp_path / "x.edgerec", name="shop", version=1, stories=tell_stories)
     with load_bundle(tmp_path / "x.edgerec", tmp_path / "data") as bundle:
-        assert bundle.golden["stories"] == [{"events": [], "items": 400}]
+        stories = bundle.golden["stories"]
+        assert [len(told["events"]) for told in stories] == [0, 6, 15, 14]
+        assert all(len(told["rankings"]["default"]["items"]) == 10 for told in stories)
+        assert any(stories[1]["user_vector"])
+        check_golden(Engine(bundle, Plugins([sgd]), Config()))
 
 
 @once
@@ -347,3 +357,33 @@ def test_bytes_times_scales_give_the_table_back_but_for_a_constant_per_column() 
 
 def test_blocks_are_powers_of_two_near_the_root() -> None:
     assert [block_size(n, 256) for n in (10, 256, 20_000, 100_000, 1_000_000)] == [1, 1, 8, 16, 64]
+
+
+@once
+@pytest.mark.parametrize("as_json", [True, False])
+def test_the_command_writes_the_bundle_and_tells_about_it(
+    as_json: bool, trained: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Named(Made):
+        name = "shop"
+        metrics: ClassVar[dict[str, float]] = {"ndcg@10": 0.07}
+
+    module = ModuleType("edgerec_exporters.trained")
+    module.load_trained = lambda path: Named(**vars(trained))  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "edgerec_exporters.trained", module)
+    out = tmp_path / "x.edgerec"
+    arguments = ["model.pt", "--out", str(out), "--version", "2", *(["--json"] if as_json else [])]
+    result = CliRunner().invoke(export_commands.export, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    assert verify(out).version == 2
+    if as_json:
+        assert json.loads(result.stdout)["float32"]["differing"] == 0
+    else:
+        assert "top-10 equals PyTorch's for" in result.stdout
+        assert "int8 scan (not shipped)" in result.stdout
+
+
+def test_the_commands_module_is_cheap_to_import() -> None:
+    code = "import sys, edgerec_exporters.export_commands; print({'torch', 'onnx', 'onnxruntime'} & set(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "set()"

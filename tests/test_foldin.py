@@ -78,8 +78,9 @@ def test_with_a_background_it_is_hu_koren_volinsky() -> None:
 
 def test_the_background_follows_the_model() -> None:
     updater = FoldIn({"alpha": 1.0})
-    for seed in (0, 1, 0):
-        batch = dated([0], make_batch([7], model=make_model(seed)))
+    one, other = make_model(0), make_model(1)
+    for model in (one, other, one):
+        batch = dated([0], make_batch([7], model=model))
         known = updater.update(updater.initial(batch.model), batch)
         fresh = FoldIn({"alpha": 1.0}).update(updater.initial(batch.model), batch)
         np.testing.assert_array_equal(known["u"], fresh["u"])

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -140,14 +141,10 @@ class Catalogue:
     def row(self, item: str) -> int | None:
         """The item's row, None for an unknown item."""
         found = self._rows.get(item)
-        if found is not None:
-            return found
-        with self._lock:
-            hit = self._db.execute("SELECT row, item, title FROM items WHERE item = ?", (_key(item),)).fetchone()
-            if hit is None:
-                return None
-            self._remember(hit)
-        return int(hit[0])
+        if found is None:
+            for hit in self._query("SELECT row, item, title FROM items WHERE item = ?", (_key(item),)):
+                found = self._remember(hit)
+        return found
 
     def rows(self, items: Sequence[str]) -> Int32:
         """int32 (len(items),): the row of each item, -1 for unknown ones."""
@@ -155,15 +152,10 @@ class Catalogue:
         missing = list({item for item in items if item not in known})
         found: dict[str, int] = {}
         for start in range(0, len(missing), _CHUNK):
-            part = missing[start : start + _CHUNK]
+            part = [_key(item) for item in missing[start : start + _CHUNK]]
             marks = ",".join("?" * len(part))
-            with self._lock:
-                for hit in self._db.execute(
-                    f"SELECT row, item, title FROM items WHERE item IN ({marks})",
-                    [_key(item) for item in part],
-                ):
-                    found[hit[1]] = hit[0]
-                    self._remember(hit)
+            for hit in self._query(f"SELECT row, item, title FROM items WHERE item IN ({marks})", part):
+                found[hit[1]] = self._remember(hit)
         return np.array([found[item] if item in found else known.get(item, -1) for item in items], np.int32)
 
     def item(self, row: int) -> str:
@@ -206,18 +198,14 @@ class Catalogue:
 
     def _kinds(self) -> dict[str, str]:
         if self._names is None:
-            with self._lock:
-                self._names = dict(self._db.execute("SELECT name, kind FROM attributes ORDER BY name").fetchall())
+            self._names = dict(self._query("SELECT name, kind FROM attributes ORDER BY name"))
         return self._names
 
     def _load(self, name: str) -> Column:
-        with self._lock:
-            kind, data, indptr = self._db.execute(
-                "SELECT kind, data, indptr FROM attributes WHERE name = ?", (name,)
-            ).fetchone()
-            labels = tuple(
-                label for (label,) in self._db.execute("SELECT label FROM labels WHERE name = ? ORDER BY code", (name,))
-            )
+        ((kind, data, indptr),) = self._query("SELECT kind, data, indptr FROM attributes WHERE name = ?", (name,))
+        labels = tuple(
+            label for (label,) in self._query("SELECT label FROM labels WHERE name = ? ORDER BY code", (name,))
+        )
         if kind == "number":
             return Numbers(np.frombuffer(data, np.float64))
         if kind == "text":
@@ -229,25 +217,41 @@ class Catalogue:
     def _entry(self, row: int) -> tuple[str, str]:
         entry = self._entries.get(row)
         if entry is None:
-            with self._lock:
-                hit = self._db.execute("SELECT row, item, title FROM items WHERE row = ?", (int(row),)).fetchone()
-                if hit is None:
-                    raise IndexError(f"row {row} lies outside a catalogue of {self.n_items}")
-                self._remember(hit)
-            entry = (hit[1], hit[2])
+            hits = self._query("SELECT row, item, title FROM items WHERE row = ?", (int(row),))
+            if not hits:
+                raise IndexError(f"row {row} lies outside a catalogue of {self.n_items}")
+            self._remember(hits[0])
+            entry = hits[0][1], hits[0][2]
         return entry
 
-    def _remember(self, hit: tuple[int, str, str]) -> None:
+    def _query(self, sql: str, values: Sequence[object] = ()) -> list[Any]:
+        try:
+            with self._lock:
+                return self._db.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise BundleError(
+                f"the catalogue's index cannot be read: {error}", hint="delete the folder 'index'"
+            ) from None
+
+    def _remember(self, hit: tuple[int, str, str]) -> int:
         if len(self._entries) >= CACHED_ROWS:
             # replaced, not emptied: a reader in another thread may be in the middle of the old ones
             self._entries, self._rows = {}, {}
-        self._entries[hit[0]] = (hit[1], hit[2])
-        self._rows[hit[1]] = hit[0]
+        row, item, title = hit
+        self._entries[row] = (item, title)
+        self._rows[item] = row
+        return row
 
 
 def _key(item: str) -> str:
-    """Text that SQLite can take: a lone surrogate, which no catalogue holds, must not raise."""
-    return item.encode("utf-8", "replace").decode()
+    """Text that SQLite can take. Half a surrogate pair, which it cannot, becomes an id that no catalogue holds."""
+    if item.isascii():
+        return item
+    try:
+        item.encode()
+    except UnicodeEncodeError:
+        return "\0"
+    return item
 
 
 def _connect(index: Path, n_items: int) -> sqlite3.Connection | None:

@@ -11,47 +11,48 @@ from edgerec.bundle.protobuf import Spec
 
 FLOAT, UINT8, INT8, INT32, INT64, BOOL, FLOAT16, DOUBLE = 1, 2, 3, 6, 7, 9, 10, 11
 
+# metadata_props are refused everywhere: no device needs them, and exporters put stack traces there
 MODEL: Spec = {
     1: ("ir_version", "int"),
-    2: ("producer_name", "bytes"),
-    3: ("producer_version", "bytes"),
-    4: ("domain", "bytes"),
+    2: ("producer_name", "text"),
+    3: ("producer_version", "text"),
+    4: ("domain", "text"),
     5: ("model_version", "int"),
-    6: ("doc_string", "bytes"),
+    6: ("doc_string", "text"),
     7: ("graph", "bytes"),
     8: ("opset_import", "list"),
-    14: ("metadata_props", "list"),
+    14: ("metadata_props", "refuse"),
     20: ("training_info", "refuse"),
     25: ("functions", "refuse"),
     26: ("configuration", "refuse"),
 }
-OPSET: Spec = {1: ("domain", "bytes"), 2: ("version", "int")}
+OPSET: Spec = {1: ("domain", "text"), 2: ("version", "int")}
 GRAPH: Spec = {
     1: ("node", "list"),
-    2: ("name", "bytes"),
+    2: ("name", "text"),
     5: ("initializer", "list"),
-    10: ("doc_string", "bytes"),
+    10: ("doc_string", "text"),
     11: ("input", "list"),
     12: ("output", "list"),
     13: ("value_info", "list"),
     14: ("quantization_annotation", "refuse"),
     15: ("sparse_initializer", "refuse"),
-    16: ("metadata_props", "list"),
+    16: ("metadata_props", "refuse"),
 }
 NODE: Spec = {
-    1: ("input", "list"),
-    2: ("output", "list"),
-    3: ("name", "bytes"),
-    4: ("op_type", "bytes"),
+    1: ("input", "texts"),
+    2: ("output", "texts"),
+    3: ("name", "text"),
+    4: ("op_type", "text"),
     5: ("attribute", "list"),
-    6: ("doc_string", "bytes"),
-    7: ("domain", "bytes"),
-    8: ("overload", "bytes"),
-    9: ("metadata_props", "list"),
+    6: ("doc_string", "text"),
+    7: ("domain", "text"),
+    8: ("overload", "text"),
+    9: ("metadata_props", "refuse"),
     10: ("device_configurations", "refuse"),
 }
 ATTRIBUTE: Spec = {
-    1: ("name", "bytes"),
+    1: ("name", "text"),
     2: ("f", "float"),
     3: ("i", "int"),
     4: ("s", "bytes"),
@@ -62,7 +63,7 @@ ATTRIBUTE: Spec = {
     9: ("strings", "list"),
     10: ("tensors", "list"),
     11: ("graphs", "refuse"),
-    13: ("doc_string", "bytes"),
+    13: ("doc_string", "text"),
     14: ("tp", "refuse"),
     15: ("type_protos", "refuse"),
     20: ("type", "int"),
@@ -74,31 +75,31 @@ TENSOR: Spec = {
     1: ("dims", "ints"),
     2: ("data_type", "int"),
     3: ("segment", "refuse"),
-    4: ("float_data", "packed"),
-    5: ("int32_data", "packed"),
+    4: ("float_data", "bytes"),
+    5: ("int32_data", "bytes"),
     6: ("string_data", "refuse"),
-    7: ("int64_data", "packed"),
-    8: ("name", "bytes"),
+    7: ("int64_data", "bytes"),
+    8: ("name", "text"),
     9: ("raw_data", "bytes"),
-    10: ("double_data", "packed"),
+    10: ("double_data", "bytes"),
     11: ("uint64_data", "refuse"),
-    12: ("doc_string", "bytes"),
+    12: ("doc_string", "text"),
     13: ("external_data", "list"),
     14: ("data_location", "int"),
-    16: ("metadata_props", "list"),
+    16: ("metadata_props", "refuse"),
 }
-VALUE: Spec = {1: ("name", "bytes"), 2: ("type", "bytes"), 3: ("doc_string", "bytes"), 4: ("metadata_props", "list")}
+VALUE: Spec = {1: ("name", "text"), 2: ("type", "bytes"), 3: ("doc_string", "text"), 4: ("metadata_props", "refuse")}
 TYPE: Spec = {
     1: ("tensor_type", "bytes"),
     4: ("sequence_type", "refuse"),
     5: ("map_type", "refuse"),
-    6: ("denotation", "bytes"),
+    6: ("denotation", "text"),
     8: ("sparse_tensor_type", "refuse"),
     9: ("optional_type", "refuse"),
 }
 TENSOR_TYPE: Spec = {1: ("elem_type", "int"), 2: ("shape", "bytes")}
 SHAPE: Spec = {1: ("dim", "list")}
-DIM: Spec = {1: ("dim_value", "int"), 2: ("dim_param", "bytes"), 3: ("denotation", "bytes")}
+DIM: Spec = {1: ("dim_value", "int"), 2: ("dim_param", "text"), 3: ("denotation", "text")}
 
 
 @dataclass(frozen=True, slots=True)

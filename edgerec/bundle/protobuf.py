@@ -10,13 +10,14 @@ from edgerec.errors import BundleInvalid
 
 MAX_FIELDS = 1 << 18
 MAX_LIST = 1 << 12
+MAX_TEXT = 1 << 12
 
 Spec = Mapping[int, tuple[str, str]]
-"""Field number → (name, kind). Kinds: "int" varint, "float" 32 bits, "bytes" (also strings and messages);
-"ints" and "floats": repeated numbers, packed or not; "list": repeated bytes; "packed": one block of packed
-numbers, left as bytes; "refuse": may not occur."""
+"""Field number → (name, kind). Kinds: "int" varint, "float" 32 bits, "text" a short UTF-8 string, "bytes" (also
+messages and blocks of packed numbers); "ints" and "floats": repeated numbers, packed or not; "texts" and "list":
+repeated strings and bytes; "refuse": may not occur."""
 
-_WIRE = {"int": 0, "float": 5, "bytes": 2, "list": 2, "packed": 2}
+_WIRE = {"int": 0, "float": 5, "text": 2, "bytes": 2, "texts": 2, "list": 2}
 
 
 class Walk:
@@ -50,12 +51,23 @@ def _put(out: dict[str, Any], name: str, kind: str, wire: int, value: Any, what:
         raise BundleInvalid(f"{what}.{name}: wire type {wire}")
     if kind == "float":
         (value,) = struct.unpack("<f", value)
-    if kind == "list":
+    elif kind in ("text", "texts"):
+        value = _text(value, f"{what}.{name}")
+    if kind in ("list", "texts"):
         out.setdefault(name, []).append(value)
     elif name in out:
         raise BundleInvalid(f"{what}.{name}: given twice")
     else:
         out[name] = value
+
+
+def _text(value: memoryview, what: str) -> str:
+    if len(value) > MAX_TEXT:
+        raise BundleInvalid(f"{what}: longer than {MAX_TEXT} bytes")
+    try:
+        return bytes(value).decode()
+    except UnicodeDecodeError:
+        raise BundleInvalid(f"{what}: not UTF-8") from None
 
 
 def _numbers(kind: str, wire: int, value: Any, what: str) -> list[Any]:

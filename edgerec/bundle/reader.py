@@ -162,6 +162,9 @@ def _manifest(raw: bytes) -> tuple[Manifest, str]:
     for name in REQUIRED if not any(n in manifest.files for n in NEIGHBOURS) else REQUIRED + NEIGHBOURS:
         if name not in manifest.files:
             raise BundleInvalid(f"{MANIFEST}: lists no {name}")
+    kind = manifest.retrieval.get("kind")
+    if kind not in ("exact", "int8") or (kind == "int8") != (RETRIEVE in manifest.files):
+        raise BundleInvalid(f"{MANIFEST}: 'retrieval' is of kind {kind!r}, which does not fit the files listed")
     unknown = set(manifest.encoder_inputs) - set(ENCODER_INPUTS)
     if unknown or not {"history", "mask"} <= set(manifest.encoder_inputs):
         raise BundleInvalid(f"{MANIFEST}: 'encoder_inputs' needs history and mask and knows only age_days and kind")
@@ -201,7 +204,9 @@ def _inspect(root: Path, manifest: Manifest, digest: str, cache: Path) -> None:
 
 
 def _inspect_values(bundle: Bundle) -> None:
-    from edgerec.bundle.signatures import check_encoder, check_retriever  # a bundle seen before needs no walk
+    # imported here because a bundle that was seen before needs neither
+    from edgerec.bundle.golden_check import check_golden_form
+    from edgerec.bundle.signatures import check_encoder, check_retriever
 
     root, manifest = bundle.path, bundle.manifest
     arrays = {VECTORS: bundle.model.vectors, BIAS: bundle.model.bias, POPULARITY: bundle.model.popularity}
@@ -214,7 +219,8 @@ def _inspect_values(bundle: Bundle) -> None:
     _check_onnx(root, ENCODER, lambda data: check_encoder(data, manifest))
     if RETRIEVE in manifest.files:
         _check_onnx(root, RETRIEVE, lambda data: check_retriever(data, manifest))
-    _ = bundle.golden, bundle.encoder, bundle.retriever
+    check_golden_form(bundle.golden, manifest)
+    _ = bundle.encoder, bundle.retriever  # onnxruntime takes the models, or says why not
 
 
 def _check_neighbours(neighbours: Neighbours, n_items: int) -> None:

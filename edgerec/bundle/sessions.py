@@ -9,7 +9,6 @@ import os
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +47,12 @@ def open_session(path: Path) -> Any:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.inter_op.allow_spinning", "0")
         try:
-            return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            return onnxruntime.InferenceSession(
+                str(path),
+                options,
+                providers=["CPUExecutionProvider"],
+                enable_fallback=0,  # it would print to stdout
+            )
         except Exception as error:  # its exceptions derive from Exception alone
             raise BundleInvalid(f"{path.name}: onnxruntime refuses it: {_first_line(error)}") from None
 
@@ -136,7 +140,7 @@ class Encoder:
         except Exception as error:
             raise BundleInvalid(f"{self._name}: onnxruntime failed: {_first_line(error)}") from None
         query: Float32 = bound.query[0].copy()
-        if not isfinite(query @ query):
+        if not np.isfinite(query).all():
             raise BundleInvalid(f"{self._name}: the query is not finite")
         self._free.append(bound)
         return query

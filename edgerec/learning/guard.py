@@ -48,7 +48,8 @@ def watched(sums: Float64, differences: Float64, settings: Settings) -> Float64:
     `differences` float64 (P,): the metric with the personal part minus without it. Decay is 1 − 1/window.
     """
     keep = 1.0 - 1.0 / float(settings.get("window", 30.0))
-    return sums * keep + np.array([(d, d * d, 1.0) for d in differences.tolist()])
+    grown: Float64 = sums * keep + np.array([(d, d * d, 1.0) for d in differences.tolist()])
+    return grown
 
 
 def trusted(sums: Float64, settings: Settings) -> tuple[bool, bool]:

@@ -142,15 +142,14 @@ class Learner:
             return {}
         names = list(targets)
         scores = self._rankings(situation.table, learned, names)
-        hidden = {name: blocked[name].nonzero()[0] for name in names}
+        hidden = [blocked[name].nonzero()[0] for name in names]
         ranks: dict[str, list[Int64]] = {name: [] for name in names}
         for n in sorted({n for chosen in targets.values() for n in chosen}):
             ahead = progressive.ahead(scores, group[n].item)
-            for k, name in enumerate(names):
+            for k, (name, places) in enumerate(zip(names, progressive.places(ahead, hidden), strict=True)):
                 if n in targets[name]:
-                    places = progressive.places(ahead, hidden[name])
                     ranks[name].append(np.concatenate((places[3 * k : 3 * k + 3], places[3 * len(names) :])))
-        return {name: (targets[name], np.stack(ranks[name])) for name in names}
+        return {name: (targets[name], np.array(ranks[name])) for name in names}
 
     def _blocked(self, history: History, scenario: str) -> Bools:
         """Items that the scenario may not serve, bool (n_items,)."""
@@ -172,12 +171,9 @@ class Learner:
         """float32 (3 K + S, n_items): base, learned blend and that with the user vector of each of K scenarios;
         then each source alone.
         """
-        rows = [
-            weights + table.extra
-            for name in names
-            for weights in (self.starts[name], learned.scenarios[name].weights, learned.scenarios[name].weights)
-        ]
-        blends = np.stack(rows).astype(np.float32)
+        of = [(self.starts[name], learned.scenarios[name].weights) for name in names]
+        blends = np.array([weights for base, blend in of for weights in (base, blend, blend)]) + table.extra
+        blends = blends.astype(np.float32)
         scores = np.empty((len(blends) + len(table.z), table.z.shape[1]), np.float32)
         np.matmul(blends, table.z, out=scores[: len(blends)])
         if not table.impersonal:
@@ -192,7 +188,7 @@ class Learner:
     ) -> tuple[Progress, Float64]:
         """The scenario's progress after the targets, and their NDCG@10 in each ranking, float64 (3 + S,)."""
         sums = progressive.metric_sums(ranks)
-        ndcg = progressive.group_ndcg(sums)
+        ndcg = progressive.ndcg_of(sums)
         differences = np.array([ndcg[1] - ndcg[0], ndcg[2] - ndcg[1]])
         return (
             Progress(

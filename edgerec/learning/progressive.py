@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from math import log2
 
@@ -25,16 +26,15 @@ def ahead(scores: Float32, row: int) -> Bools:
     return out
 
 
-def places(ahead: Bools, blocked: Int64) -> Int64:
-    """The item's place, from 1, in each of R rankings, int64 (R,); rows `blocked` int64 (m,) are not served."""
-    counts = np.array([np.count_nonzero(line) for line in ahead])  # twice as fast as along an axis
-    counts += 1 - np.count_nonzero(ahead.take(blocked, axis=1), axis=1)
-    return counts
+def places(ahead: Bools, hidden: Sequence[Int64]) -> list[Int64]:
+    """The item's place, from 1, in each of R rankings, int64 (R,), for each set of rows, int64, that are not served."""
+    counts = np.array([np.count_nonzero(line) for line in ahead]) + 1  # twice as fast as along an axis
+    return [counts - ahead.take(rows, axis=1).sum(axis=1, dtype=np.int64) for rows in hidden]
 
 
 def ranks(scores: Float32, row: int) -> Int64:
     """The place, from 1, of one item in each of R rankings, int64 (R,), from scores float32 (R, n_items)."""
-    return places(ahead(scores, row), np.empty(0, np.int64))
+    return places(ahead(scores, row), [np.empty(0, np.int64)])[0]
 
 
 def metric_sums(ranks: Int64) -> Float64:
@@ -48,8 +48,13 @@ def metric_sums(ranks: Int64) -> Float64:
     return sums
 
 
-def group_ndcg(sums: Float64) -> Float64:
-    """NDCG@10 of each ranking for a group of targets, float64 (R,), from the group's `metric_sums` (R, 4)."""
+def group_ndcg(ranks: Int64) -> Float64:
+    """NDCG@10 of each ranking for a group of targets, float64 (R,), from ranks int64 (T, R)."""
+    return ndcg_of(metric_sums(ranks))
+
+
+def ndcg_of(sums: Float64) -> Float64:
+    """The group's NDCG@10 in each ranking, float64 (R,), from its `metric_sums` (R, 4)."""
     ndcg: Float64 = sums[:, 2] / _ideal_gain(min(int(sums[0, 0]), _K))
     return ndcg
 

@@ -22,9 +22,10 @@ def softmax_gradient(weights: Float64, positives: Float32, negatives: Float32, c
     scores = weights.dot(z.reshape(len(z), -1)).reshape(z.shape[1:])
     p = np.exp(scores - scores.max(axis=1, keepdims=True))
     p /= p.sum(axis=1, keepdims=True)
-    gradients: Float64 = (p * z).sum(axis=2) - z[:, :, 0]
+    gradients = (p * z).sum(axis=2) - z[:, :, 0]
     np.minimum(np.maximum(gradients, -clip, out=gradients), clip, out=gradients)
-    return gradients.sum(axis=1) / gradients.shape[1]
+    mean: Float64 = gradients.sum(axis=1) / gradients.shape[1]
+    return mean
 
 
 def exponentiated_step(weights: Float64, start: Float64, gradient: Float64, settings: Settings) -> Float64:

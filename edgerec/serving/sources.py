@@ -14,6 +14,7 @@ from edgerec.interfaces import Settings
 from edgerec.types import Float32, Float64, Int32, Model, Profile, Request, SourceScores
 
 NAMES = ("taste", "neighbours", "popular", "habit")
+BLOCK = 4096
 
 
 def decay(age_days: Float64, half_life_days: float) -> Float64:
@@ -34,15 +35,25 @@ class Taste:
 
     def score(self, request: Request, profile: Profile, model: Model) -> SourceScores:
         """Dense scores of the personal query."""
-        return self.score_query(profile.query + profile.user_vector, model)
+        return self.score_queries(model, profile.query + profile.user_vector)[0]
 
-    def score_query(self, query: Float32, model: Model) -> SourceScores:
-        """Dense scores of any query, float32 (dim,)."""
-        if not query.any():
-            return SourceScores(np.zeros(model.n_items, np.float32), None, 0.0, 0.0)
-        scores = model.vectors.dot(query)
-        scores += model.bias
-        return SourceScores.dense(scores)
+    def score_both(self, profile: Profile, model: Model) -> tuple[SourceScores, SourceScores]:
+        """Dense scores under u = 0, and under the user's own u."""
+        base, own = self.score_queries(model, profile.query, profile.query + profile.user_vector)
+        return base, own
+
+    def score_queries(self, model: Model, *queries: Float32) -> list[SourceScores]:
+        """Dense scores of any queries, float32 (dim,)."""
+        scores = np.empty((len(queries), model.n_items), np.float32)
+        for start in range(0, model.n_items, BLOCK):
+            # a block of vectors that serves one query is still in the processor's cache for the next
+            vectors, bias = model.vectors[start : start + BLOCK], model.bias[start : start + BLOCK]
+            for query, line in zip(queries, scores[:, start : start + BLOCK], strict=True):
+                np.add(vectors.dot(query), bias, out=line)
+        return [
+            SourceScores.dense(line) if query.any() else SourceScores(np.zeros_like(line), None, 0.0, 0.0)
+            for query, line in zip(queries, scores, strict=True)
+        ]
 
 
 class Neighbours:

@@ -7,7 +7,7 @@ import numpy as np
 from edgerec.types import Float32, Int64
 
 BLOCK = 64
-SMALL = 4096  # below it one partition of everything is faster
+SMALL = 12_000  # below it one partition of everything is faster
 
 
 def top_k(scores: Float32, k: int) -> Int64:
@@ -21,25 +21,32 @@ def top_k(scores: Float32, k: int) -> Int64:
     k = min(k, n)
     n_blocks = n // BLOCK
     if n < SMALL or n_blocks <= k:
-        return _best_of(np.arange(n), scores, k)
+        rows = (scores >= _kth_largest(scores, k)).nonzero()[0]
+        return _best_of(rows, scores[rows], k)
     # Strided blocks: block j holds rows j, j + n_blocks, … so that the maxima are one vectorised pass.
     blocks = scores[: n_blocks * BLOCK].reshape(BLOCK, n_blocks)
     maxima = blocks.max(axis=0)
-    bound = np.partition(maxima, n_blocks - k)[n_blocks - k]
+    bound = _kth_largest(maxima, k)
     holding = (maxima >= bound).nonzero()[0]
-    place, block = (blocks[:, holding] >= bound).nonzero()
+    place, block = (blocks.take(holding, axis=1) >= bound).nonzero()
     rows = place * n_blocks + holding[block]
     tail = n_blocks * BLOCK + (scores[n_blocks * BLOCK :] >= bound).nonzero()[0]
     rows = np.concatenate((rows, tail))  # ascending: place grows first, then block
-    return _best_of(rows, scores[rows], k)
+    values = scores[rows]
+    if len(rows) > 8 * k:
+        best = (values >= _kth_largest(values, k)).nonzero()[0]
+        rows, values = rows[best], values[best]
+    return _best_of(rows, values, k)
+
+
+def _kth_largest(values: Float32, k: int) -> np.float32:
+    place = len(values) - k
+    kth: np.float32 = np.partition(values, place)[place]
+    return kth
 
 
 def _best_of(rows: Int64, values: Float32, k: int) -> Int64:
     """The k best of some rows in ascending order, without those at −inf."""
-    if len(rows) > 8 * k:
-        threshold = np.partition(values, len(values) - k)[len(values) - k]
-        keep = (values >= threshold).nonzero()[0]
-        rows, values = rows[keep], values[keep]
     order = np.argsort(-values, kind="stable")[:k]
     if len(order) and values[order[-1]] == -np.inf:
         order = order[values[order] > -np.inf]

@@ -116,16 +116,22 @@ class Database:
             self._connection = None
 
 
-@contextmanager
-def translated(path: Path) -> Iterator[None]:
-    """SQLite's errors as edgerec's."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            raise StoreBusy(f"another process held {path.name} for too long") from None
-        raise StoreError(f"{path}: {error}", hint="is the disk full or read-only?") from error
-    except sqlite3.DatabaseError as error:
-        if isinstance(error, sqlite3.IntegrityError):
-            raise
-        raise StoreDamaged(f"{path} is not a sound SQLite database: {error}", hint="restore or remove it") from error
+class translated:  # noqa: N801
+    """Within the block, SQLite's errors are edgerec's. A class, because every read and write pays for it."""
+
+    __slots__ = ("path",)
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, sqlite3.OperationalError):
+            if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                raise StoreBusy(f"another process held {self.path.name} for too long") from None
+            raise StoreError(f"{self.path}: {error}", hint="is the disk full or read-only?") from error
+        if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.IntegrityError):
+            hint = "restore or remove it"
+            raise StoreDamaged(f"{self.path} is not a sound SQLite database: {error}", hint=hint) from error

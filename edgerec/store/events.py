@@ -20,8 +20,9 @@ _SELECT = f"SELECT seq, {_COLUMNS} FROM events"
 class EventRow:
     """An event as stored. `at` and `received` are integer microseconds since 1970 UTC.
 
-    `scenario`: that of the page which led to the event, None where none is known. `learned` is 0 for an event that was not learned from, else the number of the learning step that did; events
-    of one step were tested together. `verdict` says what was decided (`docs/guarantees.md`).
+    `scenario`: that of the page which led to the event, None where none is known. `learned` is 0 for an event that
+    was not learned from, else the number of the learning step that did; events of one step were tested together.
+    `verdict` says what was decided (`docs/guarantees.md`).
     """
 
     seq: int

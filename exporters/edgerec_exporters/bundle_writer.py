@@ -126,7 +126,7 @@ def export(
         work = Path(scratch)
         try:
             folder = _write_folder(trained, work, name, version, dict(metrics or {}), retrieve, created)
-            _tell(folder, trained, stories, work / "cache")
+            _tell(folder, stories, work / "cache")
             packed = _pack(folder, work / target.name)
             with load_bundle(packed, work / "reopened") as bundle:
                 report = _compare(trained, bundle, work, target, packed.stat().st_size)
@@ -236,11 +236,11 @@ def _catalogue(trained: Exportable) -> bytes:
     return "".join(f"{line}\n" for line in lines).encode()
 
 
-def _tell(folder: Path, trained: Exportable, stories: Stories | None, cache: Path) -> None:
+def _tell(folder: Path, stories: Stories | None, cache: Path) -> None:
     """Computes golden.json on the bundle itself, opened as a device opens it, and puts it in."""
     with load_bundle(folder, cache) as bundle:
         manifest = bundle.manifest
-        cases = encoder_cases(bundle.encoder, bundle.model, trained.histories)
+        cases = encoder_cases(bundle)
         told = stories(folder) if stories else []
     _write(folder, {"golden.json": to_json(cases, told)}, manifest)
 

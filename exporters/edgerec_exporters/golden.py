@@ -1,9 +1,13 @@
-"""golden.json: what a host must compute to be this bundle's host. docs/bundle.md describes the format."""
+"""golden.json: what a host must compute to be this bundle's host. docs/bundle.md describes the format.
+
+All of it is made up from the bundle itself: a real user's history has no business in a file that everybody gets.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,32 +15,37 @@ import numpy as np
 from edgerec_exporters.parity import History, pad
 
 if TYPE_CHECKING:
-    from edgerec.bundle import Encoder
-    from edgerec.types import Model
+    from edgerec.bundle import Bundle, Manifest
 
-MAX_CASES = 4
+SEED = 20_111_209
+START = 1_700_000_000
+_HOUR = 3600
 
 
-def encoder_cases(encoder: Encoder, model: Model, histories: Sequence[History]) -> list[dict[str, Any]]:
+def encoder_cases(bundle: Bundle) -> list[dict[str, Any]]:
     """Inputs and the query they give: nothing, one event, a history shorter than L, one longer.
 
     Each case holds one history: `history` (L, dim), `age_days` (L,), `kind` (L,), `mask` (L,) of 0 and 1, and
     `query` (dim,), as onnxruntime computes it.
     """
-    return [_case(encoder, model, past) for past in _chosen(histories, encoder.length)]
+    length = bundle.manifest.history_length
+    return [_case(bundle, _made_up(bundle, count)) for count in (0, 1, (length + 1) // 2, length + 3)]
 
 
-def _chosen(histories: Sequence[History], length: int) -> list[History]:
-    nothing = History(np.empty(0, np.int32), np.empty(0, np.float32), np.empty(0, np.int64))
-    wanted = [nothing]
-    for fits in (lambda n: n == 1, lambda n: 1 < n < length, lambda n: n > length):
-        wanted += [past for past in histories if fits(len(past.rows))][:1]
-    return wanted[:MAX_CASES]
+def _made_up(bundle: Bundle, count: int) -> History:
+    rng = np.random.default_rng([SEED, count])
+    kinds = [bundle.manifest.kinds.index(name) for name in bundle.manifest.history_kinds]
+    age = np.sort(rng.exponential(60.0, count))[::-1]
+    return History(
+        rng.integers(0, bundle.manifest.n_items, count).astype(np.int32),
+        (age - age[-1:]).round(3).astype(np.float32) if count else age.astype(np.float32),
+        rng.choice(kinds, count).astype(np.int64),
+    )
 
 
-def _case(encoder: Encoder, model: Model, past: History) -> dict[str, Any]:
-    inputs = pad([past], model.vectors, encoder.length)
-    query = encoder(*inputs)
+def _case(bundle: Bundle, past: History) -> dict[str, Any]:
+    inputs = pad([past], bundle.model.vectors, bundle.manifest.history_length)
+    query = bundle.encoder(*inputs)
     history, age_days, kind, mask = (array[0] for array in inputs)
     return {
         "history": _short(history),
@@ -52,6 +61,46 @@ def _short(values: np.ndarray[Any, Any]) -> Any:
     if values.ndim > 1:
         return [_short(part) for part in values]
     return [float(str(value)) for value in values]
+
+
+def story_events(manifest: Manifest, items: Sequence[str]) -> list[list[dict[str, Any]]]:
+    """Events of four made-up users: nobody yet, single events, groups with repeats, more events than L."""
+    rng = np.random.default_rng(SEED)
+    length = min(manifest.history_length, 200)
+    shapes = [(0, 1), (6, 1), (5, 3), (length // 2 + 1, 2)]
+    return [_user(rng, manifest, items, number, *shape) for number, shape in enumerate(shapes)]
+
+
+def _user(
+    rng: np.random.Generator, manifest: Manifest, items: Sequence[str], number: int, groups: int, size: int
+) -> list[dict[str, Any]]:
+    favourites = rng.choice(len(items), min(len(items), 8), replace=False)
+    at = START
+    events: list[dict[str, Any]] = []
+    for group in range(groups):
+        at += int(rng.integers(1, 24 * 20)) * _HOUR
+        kind = manifest.kinds[int(rng.integers(len(manifest.kinds)))]
+        for row in rng.choice(favourites, min(size, len(favourites)), replace=False):
+            event = {"item": items[row], "kind": kind, "at": at, "event_id": f"golden-{number}-{len(events)}"}
+            events.append({**event, "group": f"golden-{number}-group-{group}"} if size > 1 else event)
+    return events
+
+
+def tell_stories(folder: Path) -> list[dict[str, Any]]:
+    """Plays `story_events` through the runtime itself, on the bundle in `folder`, and tells what follows."""
+    import tempfile
+
+    from edgerec.bundle import load_bundle
+    from edgerec.config import Config
+    from edgerec.engine import Engine
+    from edgerec.golden import story
+    from edgerec.plugins import Plugins
+
+    with tempfile.TemporaryDirectory() as cache, load_bundle(folder, cache) as bundle:
+        rows = np.random.default_rng(SEED).choice(bundle.manifest.n_items, min(40, bundle.manifest.n_items), False)
+        items = [item for item, _ in bundle.catalogue.items(rows)]
+        engine = Engine(bundle, Plugins(), Config())
+        return [story(engine, events) for events in story_events(bundle.manifest, items)]
 
 
 def to_json(cases: Sequence[Mapping[str, Any]], stories: Sequence[Mapping[str, Any]]) -> bytes:

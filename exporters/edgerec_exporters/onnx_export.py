@@ -25,10 +25,7 @@ def export_encoder(encoder: nn.Module, length: int, dim: int, n_kinds: int) -> t
     The batch is dynamic, the history's length fixed. Raises ExportError where PyTorch cannot export it or the
     result is not a model that a device would take.
     """
-    import onnx
-
-    buffer = _torch_export(encoder, length, dim, n_kinds)
-    model = onnx.load_from_string(buffer)
+    model = _torch_export(encoder, length, dim, n_kinds)
     _strip(model)
     inputs = _used_inputs(model)
     data = bytes(model.SerializeToString())
@@ -36,20 +33,19 @@ def export_encoder(encoder: nn.Module, length: int, dim: int, n_kinds: int) -> t
     return data, inputs
 
 
-def _torch_export(encoder: nn.Module, length: int, dim: int, n_kinds: int) -> bytes:
+def _torch_export(encoder: nn.Module, length: int, dim: int, n_kinds: int) -> onnx.ModelProto:
     import torch
 
     batch = torch.export.Dim("batch", min=1)
     sample = (
         torch.zeros(2, length, dim),
         torch.zeros(2, length),
-        torch.zeros(2, length, dtype=torch.int64).clamp(max=n_kinds - 1),
+        torch.full((2, length), n_kinds - 1, dtype=torch.int64),
         torch.ones(2, length, dtype=torch.bool),
     )
-    buffer = io.BytesIO()
     try:
         with _quiet(), torch.no_grad():
-            program = torch.onnx.export(
+            program: Any = torch.onnx.export(
                 encoder.eval().cpu(),
                 sample,
                 dynamo=True,
@@ -60,11 +56,11 @@ def _torch_export(encoder: nn.Module, length: int, dim: int, n_kinds: int) -> by
                 external_data=False,
                 verbose=False,
             )
-            program.save(buffer)
+            model: onnx.ModelProto = program.model_proto
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ExportError(f"PyTorch cannot export the encoder: {reason}") from error
-    return buffer.getvalue()
+    return model
 
 
 @contextlib.contextmanager

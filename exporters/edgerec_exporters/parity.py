@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgerec.serving.topk import top_k
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -82,7 +84,7 @@ def pad(histories: Sequence[History], vectors: NDArray[np.float32], length: int)
     for place, past in enumerate(histories):
         n = min(len(past.rows), length)
         if n:
-            values = (vectors[past.rows[-n:]], past.age_days[-n:], past.kinds[-n:], True)
+            values: tuple[Any, ...] = (vectors[past.rows[-n:]], past.age_days[-n:], past.kinds[-n:], True)
             for array, value in zip(inputs, values, strict=True):
                 array[place, length - n :] = value
     return inputs
@@ -165,7 +167,7 @@ def int8_parity(
         scores = model.vectors @ query[:-2] + query[-2] * model.bias + query[-1] * model.popularity
         best = _top(scores)
         ended = time.perf_counter()
-        rows = retriever(query[None])[0]
+        rows = np.sort(retriever(query[None])[0])
         scan_s, exact_s = scan_s + time.perf_counter() - ended, exact_s + ended - started
         rescored = rows[_top(scores[rows])]
         wanted = targets[place] if known else best
@@ -190,8 +192,8 @@ def int8_parity(
 
 
 def _top(scores: NDArray[np.float32]) -> NDArray[np.int64]:
-    """The best TOP places, ties by place."""
-    return np.argsort(-scores, kind="stable")[:TOP]
+    """The best TOP places, ties by place, as a device finds them."""
+    return top_k(scores, TOP)
 
 
 def _share(found: NDArray[Any], wanted: NDArray[Any]) -> float:

@@ -36,7 +36,7 @@ TITLES = {"novel": "novel: items never bought before", "all": "all: whole basket
 _MIN_WEEK = 10
 """A week with fewer scored baskets gives no point: it would be noise."""
 
-_STYLE = {
+_STYLE: dict[str, Any] = {
     "font.family": "sans-serif",
     "font.size": 9.5,
     "svg.fonttype": "none",
@@ -189,8 +189,9 @@ def differences(simulation: Simulation) -> str | None:
 
 
 def _beside(name: str, base: str) -> bool:
-    """Whether the strips show the arm: popularity alone and the central arms would stretch the scale."""
-    return name not in (base, "popular") and not name.startswith(f"{CENTRAL}/")
+    """Whether the strips show the arm: what is far from the base, as popularity alone, would stretch the scale."""
+    far = ("popular", "frozen") if base == "fresh" else ("popular",)
+    return name != base and name not in far and not name.startswith(f"{CENTRAL}/")
 
 
 def _strips(axes: Axes, names: Sequence[str], values: Sequence[np.ndarray[Any, Any]]) -> None:

@@ -127,39 +127,43 @@ def table(result: dict[str, Any]) -> Table:
     from rich.table import Table
 
     until = f" to {result['until'][:10]}" if result["until"] else ""
-    title = (
-        f"{result['data']}, {result['period']} period from {result['cutoff'][:10]}{until}: "
-        f"{result['devices']:,} devices, {result['events']:,} events, {result['events_per_second']:,.0f} per second"
-    )
     out = Table(
-        title=title, caption="NDCG@10 with 95 % intervals over users; worse: users made worse by more than one s.e."
+        title=f"{result['data']}, {result['period']} period from {result['cutoff'][:10]}{until}: "
+        f"{result['devices']:,} devices, {result['events']:,} events, {result['events_per_second']:,.0f} per second",
+        caption="N@10: NDCG@10 with its 95 % interval; worse: share of users made worse by more than a standard error",
     )
     out.add_column("arm", no_wrap=True)
+    for header in ("R@10", "N@10"):
+        out.add_column(header, justify="right")
+    for reference in REFERENCES:
+        out.add_column(f"N@10 − {reference}", justify="right")
+        out.add_column("worse", justify="right")
     for view in VIEWS:
-        out.add_column(f"{view}\nR@10", justify="right")
-        out.add_column("N@10", justify="right")
-        for reference in REFERENCES:
-            out.add_column(f"− {reference}", justify="right")
-            out.add_column("worse", justify="right")
-    for arm in result["arms"]:
-        cells = []
-        for view in VIEWS:
-            found = arm["views"][view]
-            cells += [_plain(found["recall@10"]), _with_interval(found)]
-            for reference in REFERENCES:
-                other = arm["vs"].get(reference, {}).get(view)
-                cells += [_with_interval(other, "+"), _percent(other["worse_share"])] if other else ["", ""]
-        out.add_row(arm["name"], *cells)
+        out.add_section()
+        out.add_row(f"[b]{view}[/b]")
+        for arm in result["arms"]:
+            out.add_row(f"  {arm['name']}", *_cells(arm, view))
     return out
 
 
-def _plain(value: float | None, sign: str = "") -> str:
-    return "–" if value is None else f"{value:{sign}.4f}"
+def _cells(arm: dict[str, Any], view: str) -> Iterator[str]:
+    found = arm["views"][view]
+    yield figure(found["recall@10"])
+    yield _with_interval(found)
+    for reference in REFERENCES:
+        other = arm["vs"].get(reference, {}).get(view)
+        yield _with_interval(other, "+") if other else ""
+        yield _percent(other["worse_share"]) if other else ""
+
+
+def figure(value: float | None, sign: str = "") -> str:
+    """A figure of a document to four decimals, a dash where there is none; `sign` "+" for differences."""
+    return "–" if value is None else f"{round(value, 4) + 0.0:{sign}.4f}".replace("-", "−")
 
 
 def _with_interval(found: dict[str, Any], sign: str = "") -> str:
     low, high = found["ci95"]
-    return f"{_plain(found['ndcg@10'], sign)}\n{_plain(low, sign)} {_plain(high, sign)}"
+    return f"{figure(found['ndcg@10'], sign)}\n[dim]{figure(low, sign)} {figure(high, sign)}[/dim]"
 
 
 def _percent(value: float | None) -> str:

@@ -33,6 +33,9 @@ def list_command(as_json: bool) -> None:
         return
     rows = [[e["name"], *(_count(e, key) for key in _COUNTS), _period(e), e["summary"]] for e in entries]
     _table(["name", *_COUNTS, "period", "what"], rows)
+    for entry in entries:
+        if entry["path"] is None:
+            click.echo(f"{entry['name']} is not here yet: edgerec data fetch {entry['name']}")
 
 
 @data.command()
@@ -162,7 +165,7 @@ def _entry(name: str, summary: str, licence: str | None) -> dict[str, Any]:
     path = locate(name)
     entry = {"name": name, "summary": summary, "licence": licence, "available": False, "path": None}
     if path is None:
-        return entry | {"summary": f"{summary}; to get it: edgerec data fetch {name}"}
+        return entry
     try:
         header = read_header(path)
     except DataError as error:

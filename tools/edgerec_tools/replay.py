@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,7 +103,7 @@ class Stories:
             seen = np.concatenate((seen, new))
         return story
 
-    def _of_basket(self, column: NDArray, basket: int) -> NDArray:
+    def _of_basket(self, column: NDArray[Any], basket: int) -> NDArray[Any]:
         return column[self.dataset.basket_start[basket] : self.dataset.basket_start[basket + 1]]
 
     def _events(self, basket: int) -> list[Event]:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import platform
-import tempfile
 from html import escape
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from edgerec import __version__
 from edgerec_tools import charts
 from edgerec_tools.arms import REFERENCES
 from edgerec_tools.central import VIEWS
-from edgerec_tools.comparison import MIN_BASKETS
+from edgerec_tools.comparison import MIN_BASKETS, figure
+from edgerec_tools.files import write_whole
 from edgerec_tools.simulate import Simulation
 
 ATTRIBUTIONS = {
@@ -53,17 +52,7 @@ dt { color: #5c6470; } dd { margin: 0; overflow-wrap: anywhere; } a { color: #1f
 
 def write_report(file: str | os.PathLike[str], simulation: Simulation, result: dict[str, Any]) -> None:
     """Writes the page at once or not at all. `result`: the simulation's document (`comparison.document`)."""
-    page = html(simulation, result).encode()
-    target = Path(file)
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.absolute().parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(page)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_whole(file, html(simulation, result).encode())
 
 
 def html(simulation: Simulation, result: dict[str, Any]) -> str:
@@ -100,25 +89,6 @@ _HEADLINE = (
     f"{MIN_BASKETS} baskets whose mean difference lies more than one standard error below zero (chance alone gives "
     "about 16\u00a0%); “decile” is the mean difference of the tenth of them that fares worst."
 )
-_STRIPS, per_user) if per_user else "",
-        _section("Settings and provenance", "", _provenance(simulation, result)),
-        f"<footer><p>Data: {ATTRIBUTIONS.get(result['data'], escape(result['data']))}</p></footer>",
-    ]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{_CSS}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(part for part in parts if part)
-        + "\n</main>\n</body>\n</html>\n"
-    )
-
-
-_HEADLINE = (
-    "R and N: recall@10 and NDCG@10, mean over baskets, with the 95\u00a0% interval of a bootstrap over users. Differences "
-    "are paired, basket by basket. “Worse” is the share of users "
-    f"with at least {MIN_BASKETS} baskets whose mean difference lies more than one standard error below zero (chance "
-    "alone gives about 16\u00a0%); “decile” is the mean difference of the tenth of them that fares worst."
-)
 _STRIPS = (
     f"A dot is one user with at least {MIN_BASKETS} scored baskets; bar: middle half; line: 10th to 90th percentile; "
     "ring: median. To the right of zero the arm does better for that user."
@@ -137,12 +107,12 @@ def _facts(result: dict[str, Any]) -> str:
     facts = [(f"{result['devices']:,}", "devices"), (f"{result['events']:,}", "events revealed, all arms")]
     facts += [(f"{result['events_per_second']:,.0f}", f"events per second, in {result['seconds']:,.0f} s")]
     lead = next((arm for arm in result["arms"] if arm["name"] == "personalised"), None)
-    for view in VIEWS if lead and "frozen" in lead["vs"] else ():
-        gain = lead["vs"]["frozen"][view]
+    gains = lead["vs"].get("frozen", {}) if lead else {}
+    for view, gain in gains.items():
         if gain["ndcg@10"] is not None:
             low, high = gain["ci95"]
-            text = f"NDCG@10 {view}, personalised over frozen ({low:+.4f} to {high:+.4f})"
-            facts.append((f"{gain['ndcg@10']:+.4f}", text))
+            text = f"NDCG@10 {view}, personalised over frozen ({figure(low, '+')} to {figure(high, '+')})"
+            facts.append((figure(gain["ndcg@10"], "+"), text))
     cards = (f'<div class="fact"><b>{value}</b>{escape(label)}</div>' for value, label in facts)
     return f'<div class="facts">{"".join(cards)}</div>'
 
@@ -167,7 +137,7 @@ def _table(simulation: Simulation, result: dict[str, Any], view: str) -> str:
     for arm in result["arms"]:
         found = arm["views"][view]
         cells = [f"<td>{escape(arm['name'])}<small>{escape(titles[arm['name']])}</small></td>"]
-        cells += [f"<td>{_figure(found['recall@10'])}</td>", f"<td>{_figure(found['ndcg@10'])}{_range(found)}</td>"]
+        cells += [f"<td>{figure(found['recall@10'])}</td>", f"<td>{figure(found['ndcg@10'])}{_range(found)}</td>"]
         for name in shown:
             cells += _against(arm["vs"].get(name, {}).get(view))
         lead = ' class="lead"' if arm["name"] == "personalised" else ""
@@ -184,19 +154,15 @@ def _against(found: dict[str, Any] | None) -> list[str]:
     sure = "" if low is None else " class='better'" if low > 0 else " class='worse'" if high < 0 else ""
     share = "–" if found["worse_share"] is None else f"{found['worse_share']:.1%}"
     return [
-        f"<td{sure}>{_figure(found['ndcg@10'], '+')}{_range(found, '+')}</td>",
+        f"<td{sure}>{figure(found['ndcg@10'], '+')}{_range(found, '+')}</td>",
         f"<td>{share}<small>{found['n_users']} users</small></td>",
-        f"<td>{_figure(found['worst_decile'], '+')}</td>",
+        f"<td>{figure(found['worst_decile'], '+')}</td>",
     ]
 
 
 def _range(found: dict[str, Any], sign: str = "") -> str:
-    low, high = (_figure(end, sign) for end in found["ci95"])
-    return f"<small>{low} {high}</small>"
-
-
-def _figure(value: float | None, sign: str = "") -> str:
-    return "–" if value is None else f"{value:{sign}.4f}".replace("-", "−")
+    low, high = (figure(end, sign) for end in found["ci95"])
+    return f"<small>{low} to {high}</small>"
 
 
 def _provenance(simulation: Simulation, result: dict[str, Any]) -> str:

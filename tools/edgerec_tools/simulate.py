@@ -26,8 +26,7 @@ from edgerec import Bundle, EdgeRecError, load_bundle
 from edgerec.errors import DataError, RequestError
 from edgerec.plugins import Plugins
 from edgerec_tools import central, metrics
-from edgerec_tools.arms import CENTRAL, Arm, choose
-from edgerec_tools.arms import DEFAULT as DEFAULT_ARMS
+from edgerec_tools.arms import CENTRAL, DEFAULT, Arm, choose
 from edgerec_tools.central import ViewMetrics
 from edgerec_tools.datasets import Dataset
 from edgerec_tools.progress import Progress, silent
@@ -80,7 +79,7 @@ def simulate(
     bundle: str | os.PathLike[str],
     period: Period,
     *,
-    arms: Iterable[str] = DEFAULT_ARMS,
+    arms: Iterable[str] = DEFAULT,
     updater: str | None = None,
     devices: int | None = None,
     workers: int | None = None,
@@ -106,7 +105,7 @@ def simulate(
         job = Job(slim, opened.path, folder, device_arms, stores, central_arms, period)
         n_workers = workers or os.cpu_count() or 1
         chunks = _chunks(users, stories, n_workers) if device_arms else []
-        found = _run(job, chunks, n_workers, progress)
+        found = run(job, chunks, n_workers, progress)
         results = [_collected(arm, found) for arm in device_arms]
         results += [_restricted(arm, users, stories) for arm in found.central]
         return Simulation(
@@ -240,7 +239,7 @@ def _central() -> list[ArmResult]:
     return Worker.current.central()
 
 
-def _run(job: Job, chunks: Sequence[Sequence[int]], workers: int, progress: Progress) -> Found:
+def run(job: Job, chunks: Sequence[Sequence[int]], workers: int, progress: Progress) -> Found:
     """Hands the work to processes and gathers what they bring."""
     found = Found({(arm.name, view): [] for arm in job.arms for view in RULES}, [])
     with _one_thread_each():

@@ -50,10 +50,11 @@ def simulate(
     recommends, in the view `novel` (items never bought) and in the view `all`; then it records the basket.
     """
     from edgerec_tools import simulate as room
+    from edgerec_tools.arms import DEFAULT
     from edgerec_tools.comparison import document
     from edgerec_tools.datasets import load
     from edgerec_tools.progress import bars
-    from edgerec_tools.simulate import DEFAULT_ARMS, Period
+    from edgerec_tools.simulate import Period
 
     for file in (report, record_run):
         if file is not None and not file.absolute().parent.is_dir():
@@ -68,7 +69,7 @@ def simulate(
             dataset,
             bundle,
             period,
-            arms=[name.strip() for name in arms.split(",")] if arms else DEFAULT_ARMS,
+            arms=[name.strip() for name in arms.split(",")] if arms else DEFAULT,
             updater=updater,
             devices=devices,
             workers=workers,
@@ -100,7 +101,7 @@ def show(result: dict[str, Any], as_json: bool) -> None:
     from edgerec_tools.comparison import table
 
     console = Console()
-    console.width = max(console.width, 132)  # narrower, the figures would wrap
+    console.width = max(console.width, 112)  # narrower, the figures would wrap
     console.print(table(result))
 
 

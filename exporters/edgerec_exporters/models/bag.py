@@ -1,35 +1,44 @@
+"""The bag encoder: a recency-weighted sum of item vectors, blind to order within one moment, so it suits baskets."""
+
 from __future__ import annotations
+
 import math
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+
+MAX_AGE_DAYS = 730.0
+N_KNOTS = 16
 
 
 class BagEncoder(nn.Module):
-    def __init__(
-        self, dim, n_kinds=1, n_knots=16, max_age_days=730.0, hidden=0, content=0, norm=0.5, dropout=0.0, bias=False
-    ):
-        super().__init__()
-        self.register_buffer("knots", torch.linspace(0, 1, n_knots) * math.log1p(max_age_days))
-        self.step = math.log1p(max_age_days) / (n_knots - 1)
-        self.decay = nn.Parameter(-0.3 * self.knots.clone())
-        self.kind = nn.Parameter(torch.zeros(n_kinds))
-        self.norm = norm
-        self.content = nn.Sequential(nn.Linear(dim, content), nn.ReLU(), nn.Linear(content, 1)) if content else None
-        self.pre = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, dim)) if hidden else None
-        self.project = nn.Linear(dim, dim, bias=False)
-        nn.init.eye_(self.project.weight)
-        self.drop = nn.Dropout(dropout)
+    """query = P · Σ_l w_l x_l / (Σ_l w_l)^½ with w_l = exp(decay(log(1 + age_l)) + kind_l).
 
-    def forward(self, history, age_days, kind, mask):
-        x = torch.log1p(age_days.clamp(min=0)).clamp(max=float(self.knots[-1]) if False else 6.5944).unsqueeze(-1)
-        hat = torch.relu(1 - (x - self.knots).abs() / self.step)
-        logit = hat @ self.decay + self.kind[kind]
-        if self.content is not None:
-            logit = logit + self.content(history).squeeze(-1)
-        w = torch.exp(logit) * mask
-        p = (w.unsqueeze(1) @ history).squeeze(1)
-        p = p / (w.sum(1, keepdim=True) + 1e-6) ** self.norm
-        q = self.project(p)
-        if self.pre is not None:
-            q = q + self.pre(p) * mask.any(1, keepdim=True)
-        return q
+    `decay` is piecewise linear between `N_KNOTS` learned values, at ages evenly spaced in log(1 + days). The square
+    root lies between a mean (blind to how much is known) and a sum (which long histories would blow up).
+    """
+
+    knots: Tensor
+
+    def __init__(self, dim: int, kind_weights: Sequence[float] = (1.0,), gain: float = 1.0) -> None:
+        """`kind_weights`: what an event of each kind counts at first · `gain`: P starts as that many times I."""
+        super().__init__()
+        self.settings: dict[str, Any] = {"dim": dim, "kind_weights": list(kind_weights), "gain": gain}
+        span = math.log1p(MAX_AGE_DAYS)
+        self.scale = (N_KNOTS - 1) / span
+        self.register_buffer("knots", torch.arange(N_KNOTS, dtype=torch.float32))
+        self.decay = nn.Parameter(-0.3 / self.scale * self.knots.clone())
+        self.kind = nn.Parameter(torch.tensor([[math.log(max(weight, 1e-3))] for weight in kind_weights]))
+        self.project = nn.Parameter(torch.eye(dim) * gain)
+
+    def forward(self, history: Tensor, age_days: Tensor, kind: Tensor, mask: Tensor) -> Tensor:
+        """As `edgerec_exporters.models.Encoder`."""
+        place = torch.log1p(age_days.clamp(0.0, MAX_AGE_DAYS)) * self.scale
+        hats = torch.relu(1.0 - (place.unsqueeze(-1) - self.knots).abs())
+        logit = hats @ self.decay.unsqueeze(-1) + functional.embedding(kind, self.kind)
+        weight = torch.exp(logit) * mask.unsqueeze(-1)
+        pooled = (weight * history).sum(1)
+        return (pooled * torch.rsqrt(weight.sum(1) + 1e-6)) @ self.project

@@ -150,7 +150,7 @@ def _grouplens_100k(ratings: Path, films: Path) -> tuple[list[Rating], dict[str,
     rows: list[Rating] = [(u, i, float(value), float(at)) for u, i, value, at in _fields(ratings, "\t")]
     found = {}
     for item, title, *rest in _fields(films, "|", "latin-1"):
-        genres = [name for name, flag in zip(_GENRES_100K, rest[3:], strict=True) if flag == "1"]
+        genres = [name for name, flag in zip(GENRES, rest[3:], strict=True) if flag == "1"]
         found[item] = _film(title, "|".join(genres))
     return rows, found
 
@@ -161,7 +161,7 @@ def _grouplens_1m(ratings: Path, films: Path) -> tuple[list[Rating], dict[str, F
     return rows, {title: _film(title, genres) for title, genres in movies.values()}
 
 
-_GENRES_100K = (
+GENRES = (
     "unknown",
     "Action",
     "Adventure",

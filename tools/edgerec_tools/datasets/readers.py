@@ -150,7 +150,9 @@ def _rows(lines: Iterator[str], kind: str, shape: _Shape) -> Iterator[tuple[int,
             (n, [_unquoted(field) for field in line.rstrip("\r\n").split("\t")]) for n, line in _numbered(lines)
         )
         return
-    first = next(lines, "")
+    first = next(lines, None)
+    if first is None:
+        return
     if "::" in first:
         yield from ((n, line.rstrip("\r\n").split("::")) for n, line in _numbered(chain([first], lines)))
         return
