@@ -92,7 +92,7 @@ class Naive:
 
     def scores(self, at: float, user: int) -> np.ndarray:
         if self.arm == "habit":
-            counts = self.popularity * 1e-6
+            counts = np.asarray(self.popularity * 1e-6)
             for when, rows in self.history[user]:
                 counts[rows] += 0.5 ** ((at - when) / (120 * DAY))
             return counts

@@ -1,4 +1,4 @@
-"""The guard: refuses impossible steps, and takes personal state out of the score while it does worse.
+"""The guard: refuses impossible steps, and lets personal state into the score only while it does better.
 
 Two personal parts are watched, in each scenario: the user vector (against the same blend without it) and the
 learned blend (against the manifest's). Both comparisons are paired: the same event, the same state.
@@ -47,16 +47,17 @@ def watched(sums: Float64, differences: Float64, settings: Settings) -> Float64:
 
     `differences` float64 (P,): the metric with the personal part minus without it. Decay is 1 − 1/window.
     """
-    keep = 1.0 - 1.0 / float(settings.get("window", 30.0))
+    keep = 1.0 - 1.0 / float(settings.get("window", 20.0))
     grown: Float64 = sums * keep + np.array([(d, d * d, 1.0) for d in differences.tolist()])
     return grown
 
 
 def trusted(sums: Float64, settings: Settings) -> tuple[bool, bool]:
-    """Whether the (blend, user vector) may take part in the score.
+    """Whether the (blend, user vector) may take part in the score: only once they have proved better.
 
-    A part is out while its mean difference lies more than `tolerance` standard errors below zero.
+    A part is in while it was compared at least `min_count` times within the window and its mean difference lies more
+    than `margin` standard errors above zero.
     """
-    tolerance = float(settings.get("tolerance", 1.0))
-    blend, user_vector = (not count or total >= -tolerance * sqrt(square) for total, square, count in sums.tolist())
+    enough, margin = float(settings.get("min_count", 2.5)), float(settings.get("margin", 0.0))
+    blend, user_vector = (count >= enough and total > margin * sqrt(square) for total, square, count in sums.tolist())
     return blend, user_vector

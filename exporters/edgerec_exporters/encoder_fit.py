@@ -30,10 +30,10 @@ class EncoderRecipe:
     history. Negatives are drawn by popularity^alpha. `patience`: epochs without gain before training stops.
     """
 
-    epochs: int = 8
+    epochs: int = 5
     patience: int = 3
     batch_size: int = 256
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-3
     encoder_rate: float = 3e-3
     weight_decay: float = 0.0
     item_dropout: float = 0.5

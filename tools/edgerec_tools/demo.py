@@ -69,10 +69,10 @@ def run(
 
     `cutoff`: POSIX seconds; nothing that happened later is trained on. Raises EdgeRecError.
     """
-    from edgerec_exporters.train import train
-
     from edgerec_exporters.bundle_writer import export
     from edgerec_exporters.golden import tell_stories
+    from edgerec_exporters.interactions import Interactions
+    from edgerec_exporters.train import train
     from edgerec_tools.arms import CENTRAL, DEFAULT
     from edgerec_tools.comparison import document
     from edgerec_tools.files import write_whole
@@ -81,7 +81,7 @@ def run(
 
     _make(out)
     model, bundle, report = out / f"{dataset.name}.model", out / f"{dataset.name}.edgerec", out / "report.html"
-    trained = train(dataset, before=cutoff, progress=progress)
+    trained = train(Interactions.from_dataset(dataset), cutoff=cutoff, progress=progress)
     trained.save(model)
     progress("export", 0, 1)
     exported = export(
