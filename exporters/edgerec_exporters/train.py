@@ -282,7 +282,12 @@ class Judge:
     def _cut(self, parts: Parts, recipe: Recipe) -> dict[str, Any]:
         """What the cut of the item-to-item weights costs."""
         before = self.baskets.recency(self.chosen, recipe.neighbour_half_life_days) @ parts.dense
-        return {"by": recipe.cut, "per_item": recipe.per_item, "kept": int((parts.weights != 0).sum()), "dense": self.measure(before)}
+        return {
+            "by": recipe.cut,
+            "per_item": recipe.per_item,
+            "kept": int((parts.weights != 0).sum()),
+            "dense": self.measure(before),
+        }
 
 
 def _log_prior(baskets: Baskets, until: float, half_life_days: float = 60.0) -> Float32:
