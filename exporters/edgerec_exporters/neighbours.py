@@ -1,4 +1,4 @@
-"""Item-to-item weights: EASE on decayed purchases, what follows what, what is called alike; cut to the best per item."""
+"""Item-to-item weights: EASE on decayed purchases, what follows what, what is called alike; cut to the best."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class Recipe:
 
     dim: int = 64
     history_length: int = 128
-    encoder: EncoderRecipe = EncoderRecipe()
+    encoder: EncoderRecipe = field(default_factory=EncoderRecipe)
     factor_half_life_days: float = 90.0
     factor_l2: float = 120.0
     gain: float = 20.0

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.option(
     "--cutoff",
     metavar="TIME",
-    help="Train on what begins before, ISO 8601, UTC if without a zone.  [default: the data set's test period, or its end]",
+    help="Train on what begins before, ISO 8601, UTC by default.  [default: the test period, or the end]",
 )
 @click.option("--seed", default=0, show_default=True, help="For everything that is drawn.")
 @click.option("--epochs", type=click.IntRange(min=1), help="At most; validation decides how many are best.")
@@ -106,7 +106,8 @@ def _describe(trained: Trained, out: Path, size: int) -> str:
         f"{metrics['seconds']:.0f} s, {metrics['epochs']} epochs",
         f"validation from {metrics['validated_from']}, {found['baskets']} baskets, NDCG@10 novel · all",
         *(f"  {name:<12}{value['novel']:.4f} · {value['all']:.4f}" for name, value in found["sources"].items()),
-        f"  neighbours before the cut to {cut['kept']:,} weights: {cut['dense']['novel']:.4f} · {cut['dense']['all']:.4f}",
+        f"  neighbours before the cut to {cut['kept']:,} weights: {cut['dense']['novel']:.4f} · "
+        f"{cut['dense']['all']:.4f}",
     ]
     for name, scenario in trained.scenarios.items():
         weights = " ".join(f"{source} {weight:.2f}" for source, weight in scenario.weights.items())
