@@ -208,7 +208,7 @@ def _strips(axes: Axes, names: Sequence[str], values: Sequence[np.ndarray[Any, A
         axes.plot([first, third], [place, place], color=_INK, lw=3.5, solid_capstyle="butt")
         axes.plot(middle, place, "o", color="white", mec=_INK, ms=5)
     axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_ylim(max(len(names), 1) - 0.5, -0.5)
     axes.tick_params(length=0)
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x")
