@@ -208,3 +208,11 @@ def test_a_refused_step_leaves_the_state_and_says_so(opener: Opener) -> None:
     receipt = rec.record("i3", "click")
     assert (receipt.status, receipt.learned) == ("stored", False)
     assert not rec._device.snapshot().learned.updater["u"].any()
+
+
+def test_an_exact_solver_is_not_refused_for_moving_far(opener: Opener) -> None:
+    """The bound on a step is for broken updaters; a ridge solution jumps to where the events are."""
+    rec = opener(config={"learning": {"updater": "foldin"}})
+    for n in range(10):
+        rec.record(f"i{n * 6}", "purchase", at=START + n * DAY)
+    assert {event.verdict for event in rec._device.events()} == {"learned"}

@@ -23,8 +23,9 @@ from edgerec.errors import DataError, PluginNotFound, RequestError
 from edgerec_plugins import foldin, sgd
 from edgerec_tools import central
 from edgerec_tools.arms import choose
-from edgerec_tools.comparison import document, record
+from edgerec_tools.comparison import document
 from edgerec_tools.datasets import Dataset, write
+from edgerec_tools.ledger import record
 from edgerec_tools.replay import Stories
 from edgerec_tools.simulate import ArmResult, Job, Period, Simulation, SimulationError, run, simulate
 
@@ -274,7 +275,7 @@ def test_the_command_prints_one_document_and_writes_what_it_is_told(
     with runs.open() as stream:
         rows = list(csv.DictReader(stream))
     assert [row["arm"] for row in rows] == ["frozen", "fresh"]
-    assert float(rows[1]["all N@10"]) == shown["arms"][1]["views"]["all"]["ndcg@10"]
+    assert float(rows[1]["all_ndcg@10"]) == shown["arms"][1]["views"]["all"]["ndcg@10"]
 
 
 def test_runs_are_added_up_and_validation_is_not_recorded(found: Simulation, tmp_path: Path) -> None:
@@ -282,12 +283,37 @@ def test_runs_are_added_up_and_validation_is_not_recorded(found: Simulation, tmp
     result = document(found)
     assert record(result, runs) == record(result, runs) == len(found.arms)
     assert len(runs.read_text().splitlines()) == 1 + 2 * len(found.arms)
+    before = runs.read_text()
     assert record({**result, "period": "validation"}, runs) == 0
-    other = tmp_path / "other.csv"
-    other.write_text("a,b\n1,2\n")
-    with pytest.raises(DataError, match="other columns"):
-        record(result, other)
-    assert other.read_text() == "a,b\n1,2\n"
+    assert runs.read_text() == before
+
+
+def test_a_ledger_keeps_its_own_columns(found: Simulation, tmp_path: Path) -> None:
+    runs = tmp_path / "runs.csv"
+    runs.write_text("date,data,period,arm,all_ndcg@10,by\n2026-01-01,toy,test,fresh,0.5,hand\n")
+    record(document(found), runs)
+    rows = list(csv.DictReader(runs.read_text().splitlines()))
+    assert rows[0]["by"] == "hand"
+    assert [row["arm"] for row in rows[1:]] == [arm.name for arm in found.arms]
+    assert all(float(row["all_ndcg@10"]) >= 0 and row["by"] == "" for row in rows[1:])
+
+
+def test_a_file_that_is_no_ledger_is_left_alone(found: Simulation, tmp_path: Path) -> None:
+    for text in ("a,b\n1,2\n", "date,data,period,arm\n2026-01-01,toy"):
+        other = tmp_path / "other.csv"
+        other.write_text(text)
+        with pytest.raises(DataError, match="not a record of runs"):
+            record(document(found), other)
+        assert other.read_text() == text
+
+
+def test_a_model_that_has_seen_what_is_replayed_is_refused(dataset: Dataset, data_file: Path, tmp_path: Path) -> None:
+    ended = {"trained_before": "2020-10-23T12:26:40Z"}
+    bundle = tiny_bundle(tmp_path / "trained.edgerec", metrics=ended)
+    with pytest.raises(RequestError, match="trained on what happened before 2020-10-23"):
+        simulate(dataset, bundle, Period(CUTOFF - DAY))
+    result = invoke("--bundle", bundle, "--data", data_file, "--arms", "popular", "--workers", 1, "--json")
+    assert json.loads(result.stdout)["cutoff"] == ended["trained_before"]  # and the replay begins there by default
 
 
 def test_a_users_mistake_is_an_exit_code_and_a_hint(bundle_path: Path, data_file: Path, tmp_path: Path) -> None:

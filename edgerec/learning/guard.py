@@ -35,7 +35,7 @@ def refusal(old: State, new: object, vectors: tuple[Float32, Float32 | None], se
     if after.shape != before.shape or not np.isfinite(after).all():
         return "user vector: wrong shape or not finite"
     moved = after - before
-    if sqrt(moved.dot(moved)) > float(settings.get("max_step", 1.0)):
+    if sqrt(moved.dot(moved)) > float(settings.get("max_step", 10.0)):
         return "user vector: step too long"
     if sqrt(after.dot(after)) > float(settings.get("max_norm", 10.0)):
         return "user vector: out of bounds"

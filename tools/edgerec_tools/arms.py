@@ -44,7 +44,11 @@ _ARMS: dict[str, tuple[str, _Configure]] = {
     ),
     "frozen": ("history and habits as of the cut-off", _frozen),
     "fresh": ("live history, nothing learned", lambda _: Config(updater=NO_UPDATER, learn_blend=False)),
-    "foldin": ("live history, exact ridge user vector", lambda _: Config(updater="foldin", learn_blend=False)),
+    "foldin": (
+        "live history, exact ridge user vector, always served",
+        # a baseline is compared as it is, not where a guard lets it through
+        lambda _: Config(updater="foldin", learn_blend=False, guard=False),
+    ),
     "personalised": ("live history, learned user vector and blend, guarded", lambda _: Config()),
     "personalised-sgd": ("personalised without a user vector", lambda _: Config(updater=NO_UPDATER)),
     "personalised-blend": ("personalised without learning the blend", lambda _: Config(learn_blend=False)),

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgerec import __version__
-from edgerec.errors import DataError
 from edgerec_tools import intervals
 from edgerec_tools.arms import REFERENCES
 from edgerec_tools.central import VIEWS, ViewMetrics
+from edgerec_tools.periods import iso
 from edgerec_tools.simulate import ArmResult, Simulation
 
 if TYPE_CHECKING:
@@ -52,16 +49,8 @@ def document(simulation: Simulation) -> dict[str, Any]:
 
 def period_name(simulation: Simulation) -> str:
     """`test` where the replay reaches baskets that nothing may be tuned on, else `validation`."""
-    until = simulation.period.until
-    if until is None:
-        return "test"
-    begins = TEST_FROM.get(simulation.data)
-    return "validation" if begins is None or until <= begins else "test"
-
-
-def iso(at: float) -> str:
-    """POSIX seconds as ISO 8601 in UTC."""
-    return datetime.fromtimestamp(at, UTC).isoformat().replace("+00:00", "Z")
+    until, begins = simulation.period.until, TEST_FROM.get(simulation.data)
+    return "test" if until is None or (begins is not None and until > begins) else "validation"
 
 
 def _arm(arm: ArmResult, simulation: Simulation) -> dict[str, Any]:
@@ -168,45 +157,3 @@ def _with_interval(found: dict[str, Any], sign: str = "") -> str:
 
 def _percent(value: float | None) -> str:
     return "–" if value is None else f"{value:.1%}"
-
-
-def record(result: dict[str, Any], file: Path) -> int:
-    """Appends a run on a test period to a CSV file, a row per arm; returns the number of rows.
-
-    A run on a validation period is not recorded: there may be any number of these. Raises DataError, having
-    written nothing, where the file has other columns.
-    """
-    rows = [_run_row(result, arm) for arm in result["arms"]] if result["period"] == "test" else []
-    if not rows:
-        return 0
-    columns = list(rows[0])
-    header = file.read_text("utf-8").partition("\n")[0] if file.is_file() else ""
-    if header and header.split(",") != columns:
-        raise DataError(f"{file} has other columns than a record of runs", hint=f"they must be {','.join(columns)}")
-    with file.open("a", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, columns, lineterminator="\n")
-        if not header:
-            writer.writeheader()
-        writer.writerows(rows)
-    return len(rows)
-
-
-def _run_row(result: dict[str, Any], arm: dict[str, Any]) -> dict[str, Any]:
-    bundle = result["bundle"]
-    row = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "edgerec": __version__,
-        "bundle": f"{bundle['name']} {bundle['version']} {bundle['digest'][:12]}",
-        **{key: result[key] for key in ("data", "period", "cutoff", "until", "devices", "seed")},
-        "arm": arm["name"],
-    }
-    for view in VIEWS:
-        found = arm["views"][view]
-        row |= {f"{view} R@10": found["recall@10"], f"{view} N@10": found["ndcg@10"]}
-        row |= {f"{view} low": found["ci95"][0], f"{view} high": found["ci95"][1], f"{view} n": found["n_baskets"]}
-        for reference in REFERENCES:
-            other = arm["vs"].get(reference, {}).get(view, {"ci95": (None, None)})
-            name = f"{view} - {reference}"
-            row |= {name: other.get("ndcg@10"), f"{name} low": other["ci95"][0], f"{name} high": other["ci95"][1]}
-            row |= {f"{name} {key}": other.get(key) for key in ("worse_share", "worst_decile")}
-    return row

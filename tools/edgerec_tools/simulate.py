@@ -23,12 +23,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgerec import Bundle, EdgeRecError, load_bundle
+from edgerec.bundle.manifest import Manifest
 from edgerec.errors import DataError, RequestError
 from edgerec.plugins import Plugins
 from edgerec_tools import central, metrics
 from edgerec_tools.arms import CENTRAL, DEFAULT, Arm, choose
 from edgerec_tools.central import ViewMetrics
 from edgerec_tools.datasets import Dataset
+from edgerec_tools.periods import Period, iso, trained_before
 from edgerec_tools.progress import Progress, silent
 from edgerec_tools.replay import RULES, Fleet, Outcome, Stories, template
 
@@ -40,13 +42,6 @@ class SimulationError(EdgeRecError):
     """A simulation that could not be carried through."""
 
     exit_code = 86
-
-
-class Period(NamedTuple):
-    """Baskets that begin from `cutoff` until before `until` (POSIX seconds, None: the end of the data)."""
-
-    cutoff: float
-    until: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +90,7 @@ def simulate(
     device_arms, central_arms = choose(arms, period.cutoff, updater)
     with _folder() as folder, load_bundle(bundle, folder) as opened:
         _check_fit(dataset, opened)
+        _check_honest(opened.manifest, period)
         stories = Stories(dataset, period.cutoff, period.until)
         users = _sample(stories, devices, seed)
         plugins = _plugins()
@@ -150,6 +146,15 @@ def _check_fit(dataset: Dataset, bundle: Bundle) -> None:
         raise DataError(
             f"{dataset.name!r} has events of kinds that the bundle does not know: {', '.join(unknown)}",
             hint=f"the bundle knows {', '.join(bundle.manifest.event_kinds)}",
+        )
+
+
+def _check_honest(manifest: Manifest, period: Period) -> None:
+    seen = trained_before(manifest)
+    if seen is not None and seen > period.cutoff:
+        raise RequestError(
+            f"the bundle's model was trained on what happened before {iso(seen)}, which the replay would predict",
+            hint=f"begin there, or train with --cutoff {iso(period.cutoff)}",
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 @click.option("--updater", metavar="NAME", help="Adds the personalised arm under another updater.")
 @click.option("--devices", type=click.IntRange(min=1), help="A random sample of so many users.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes.  [default: one per core]")
-@click.option("--cutoff", metavar="TIME", help="Where the replay begins, ISO 8601, UTC if without a zone.")
+@click.option("--cutoff", metavar="TIME", help="Where the replay begins, ISO 8601, UTC by default.")
 @click.option(
     "--until", metavar="TIME", help="Where the replay ends (this moment excluded).  [default: end of the data]"
 )
@@ -62,7 +61,7 @@ def simulate(
                 f"there is no folder {file.absolute().parent}", hint=f"{file.name} was to be written there"
             )
     dataset = load(data_name)
-    begins = time_of(cutoff, "--cutoff") if cutoff else default_cutoff(dataset)
+    begins = time_of(cutoff, "--cutoff") if cutoff else default_cutoff(dataset, bundle)
     period = Period(begins, time_of(until, "--until") if until else None)
     with bars() as progress:
         found = room.simulate(
@@ -82,7 +81,7 @@ def simulate(
 
         write_report(report, found, result)
     if record_run is not None:
-        from edgerec_tools.comparison import record
+        from edgerec_tools.ledger import record
 
         if not record(result, record_run):
             click.echo("not recorded: the run lies in a validation period", err=True)
@@ -107,17 +106,26 @@ def show(result: dict[str, Any], as_json: bool) -> None:
 
 def time_of(text: str, option: str) -> float:
     """POSIX seconds of an ISO 8601 time, which is UTC where it names no zone. Raises RequestError."""
+    from edgerec_tools.periods import seconds
+
     try:
-        at = datetime.fromisoformat(text)
+        return seconds(text)
     except ValueError:
         raise RequestError(f"{option} {text!r} is no time", hint="write 2011-09-01 or 2011-09-01T00:00:00Z") from None
-    return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
 
 
-def default_cutoff(dataset: Dataset) -> float:
-    """Where a data set's test period begins. Raises RequestError where nobody has laid that down."""
+def default_cutoff(dataset: Dataset, bundle: Path) -> float:
+    """Where a data set's test period begins; else where the bundle's training ended, POSIX seconds.
+
+    Raises RequestError where neither is laid down.
+    """
+    from edgerec.bundle import verify
     from edgerec_tools.comparison import TEST_FROM
+    from edgerec_tools.periods import trained_before
 
-    if dataset.name not in TEST_FROM:
+    if dataset.name in TEST_FROM:
+        return TEST_FROM[dataset.name]
+    ended = trained_before(verify(bundle))
+    if ended is None:
         raise RequestError(f"{dataset.name!r} has no test period of its own", hint="say where it begins with --cutoff")
-    return TEST_FROM[dataset.name]
+    return ended
