@@ -35,6 +35,7 @@ SOURCES = {
     "default": ("taste", "neighbours", "popular"),
     "reorder": ("taste", "neighbours", "popular", "habit"),
 }
+MAX_VALIDATION_SHARE = 0.35
 MAX_CELLS = 16_000_000
 """Validation baskets × items held at once, per source."""
 N_HISTORIES = 1000
@@ -47,7 +48,7 @@ class Recipe:
 
     Half-lives in days. `text` and `follows` are what similar titles and next baskets count beside EASE; `cut` is one
     of `neighbours.CUTS`. `validation_days`: length of the period before the cut-off on which weights and epochs are
-    chosen, at most a third of the data. `blend`, `guard`, `updaters`: constants of learning on the device.
+    chosen, at most MAX_VALIDATION_SHARE of the data. `blend`, `guard`, `updaters`: constants of learning on the device.
     """
 
     dim: int = 64
@@ -110,7 +111,7 @@ def train(
     data = data if cutoff is None else data.before(cutoff)
     baskets = Baskets.of(data)
     until = float(cutoff if cutoff is not None else data.at.max() + 1)
-    since = until - min(recipe.validation_days * DAY, (until - float(data.at.min())) / 3)
+    since = until - min(recipe.validation_days * DAY, MAX_VALIDATION_SHARE * (until - float(data.at.min())))
     judge = Judge(baskets, since, seed)
 
     fitting = _Fitting(data, recipe, model, seed, where, progress)
