@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,7 +75,7 @@ class Task:
         wanted = np.take_along_axis(targets[kept], rows, 1) & ~out
         return cls(cut, wanted, IDEAL[np.minimum(targets[kept].sum(1), TOP)], _half(users[kept]))
 
-    def score(self, weights: Float64, extra: Float32 | None = None) -> Float64:
+    def score(self, weights: Float64) -> Float64:
         """NDCG@10 per basket under non-negative `weights` (S,)."""
         n, m = self.targets.shape
         total = (weights.astype(np.float32) @ self.z.reshape(len(self.z), -1)).reshape(n, m)
@@ -139,11 +139,3 @@ def fit(names: Sequence[str], task: Task) -> tuple[dict[str, float], dict[str, f
             crossed[half] = task.score(weights)[half]
     values = {"fitted": float(task.score(weights).mean()), "crossed": float(crossed.mean())}
     return {name: round(float(w), 4) for name, w in zip(names, weights, strict=True)}, values
-
-
-def scores_of(z: Mapping[str, Float32], weights: Mapping[str, float]) -> Float32:
-    """Σ w_j z_j, float32 (n, n_items)."""
-    out = np.zeros_like(next(iter(z.values())))
-    for name, weight in weights.items():
-        out += np.float32(weight) * z[name]
-    return out

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,13 +12,15 @@ from numpy.typing import NDArray
 
 from edgerec.bundle.manifest import Scenario
 from edgerec.errors import TrainingError
-from edgerec_exporters import blend_fit, neighbours
-from edgerec_exporters.encoder_fit import EncoderRecipe, Taste, Trainer, chances, pick_device, taste_scores
+from edgerec_exporters import neighbours
+from edgerec_exporters.encoder_fit import Progress, Taste, Trainer, chances, pick_device
 from edgerec_exporters.examples import DAY, Baskets
 from edgerec_exporters.interactions import Interactions
 from edgerec_exporters.models import build
 from edgerec_exporters.parity import History
+from edgerec_exporters.recipe import Recipe
 from edgerec_exporters.trained import Trained
+from edgerec_exporters.validation import Judge, Parts, iso
 
 if TYPE_CHECKING:
     import torch
@@ -27,61 +28,12 @@ if TYPE_CHECKING:
 Float32 = NDArray[np.float32]
 Rows = NDArray[np.int64]
 Bools = NDArray[np.bool_]
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is."""
 
-SCENARIOS = {"default": "hide", "reorder": "show"}
-SOURCES = {
-    "default": ("taste", "neighbours", "popular"),
-    "reorder": ("taste", "neighbours", "popular", "habit"),
-}
 MAX_VALIDATION_SHARE = 0.35
-MAX_CELLS = 16_000_000
-"""Validation baskets × items held at once, per source."""
+MAX_GAP_DAYS = 31.0
+"""A cut-off later than that after the last event is taken for a mistake."""
 N_HISTORIES = 1000
 N_NEGATIVES = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """Constants of training; the defaults were chosen on Online Retail's validation period.
-
-    Half-lives in days. `text` and `follows` are what similar titles and next baskets count beside EASE; `cut` is one
-    of `neighbours.CUTS`. `validation_days`: length of the period before the cut-off on which weights and epochs are
-    chosen, at most MAX_VALIDATION_SHARE of the data. `blend`, `guard`, `updaters`: constants of learning on the device.
-    """
-
-    dim: int = 64
-    history_length: int = 128
-    encoder: EncoderRecipe = field(default_factory=EncoderRecipe)
-    factor_half_life_days: float = 90.0
-    factor_l2: float = 120.0
-    gain: float = 20.0
-    ease_half_life_days: float = 45.0
-    ease_l2: float = 400.0
-    text: float = 0.05
-    follows: float = 1.0
-    per_item: int = 200
-    cut: str = "positive"
-    neighbour_half_life_days: float = 90.0
-    popular_half_life_days: float = 15.0
-    boost_half_events: float = 40.0
-    habit_half_life_days: float = 120.0
-    validation_days: float = 92.0
-    blend: Mapping[str, Any] = field(default_factory=dict)
-    guard: Mapping[str, Any] = field(default_factory=dict)
-    updaters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Parts:
-    """What the sources score with, fitted to the baskets before one moment. `dense`: weights before the cut."""
-
-    taste: Taste
-    bias: Float32
-    dense: Float32
-    weights: Float32
-    popularity: Float32
 
 
 def silent(what: str, done: int, total: int) -> None:
@@ -119,7 +71,7 @@ def train(
     scenarios, boost, metrics = judge.choose(trial, recipe, progress)
     parts, _ = fitting.fit(until, "training", epochs=epochs)
 
-    metrics.update({"trained_before": _iso(until), "validated_from": _iso(since), "epochs": epochs})
+    metrics.update({"trained_before": iso(until), "validated_from": iso(since), "epochs": epochs})
     metrics["seconds"] = round(time.monotonic() - started, 2)
     return _assemble(data, baskets, parts, scenarios, boost, metrics, fitting)
 
@@ -132,9 +84,9 @@ def _check(data: Interactions, cutoff: float | None) -> None:
             f"{data.n_items} items are more than the {neighbours.MAX_DENSE} that item-to-item weights are made for",
             hint="import with a higher threshold of events per item",
         )
-    if cutoff is not None and not data.at.min() < cutoff <= data.at.max() + DAY:
+    if cutoff is not None and not data.at.min() < cutoff <= data.at.max() + MAX_GAP_DAYS * DAY:
         raise TrainingError(
-            f"the cut-off {_iso(cutoff)} lies outside the data", hint=f"{_iso(data.at.min())} … {_iso(data.at.max())}"
+            f"the cut-off {iso(cutoff)} lies outside the data", hint=f"{iso(data.at.min())} … {iso(data.at.max())}"
         )
     users = data.user if cutoff is None else data.user[data.at < cutoff]
     if len(np.unique(users)) < 2:
@@ -211,86 +163,6 @@ class _Fitting:
         return lambda step, steps: self.progress(what, done * steps + step, epochs * steps)
 
 
-class Judge:
-    """The validation period: baskets whose user has a past, each predicted from it, test-then-train."""
-
-    def __init__(self, baskets: Baskets, since: float, seed: int) -> None:
-        chosen = baskets.with_past(since=since)
-        most = max(MAX_CELLS // baskets.n_items, 1)
-        if len(chosen) > most:
-            chosen = np.sort(np.random.default_rng(seed).choice(chosen, most, replace=False))
-        self.baskets, self.chosen = baskets, chosen
-        self.targets, self.seen = baskets.target_mask(chosen), baskets.seen_mask(chosen)
-        self.novel = self.targets & ~self.seen
-        if not self.novel.any():
-            raise TrainingError(
-                f"nobody comes back for something new after {_iso(since)}, so nothing can be chosen there",
-                hint="train on a longer period",
-            )
-
-    def measure(self, scores: Float32) -> dict[str, float]:
-        """Mean NDCG@10 of the views `novel` (seen items hidden) and `all`."""
-        return {
-            "novel": round(float(np.nanmean(blend_fit.ndcg(scores, self.novel, self.seen))), 5),
-            "all": round(float(np.nanmean(blend_fit.ndcg(scores, self.targets))), 5),
-        }
-
-    def taste(self, taste: Taste, length: int) -> float:
-        """What early stopping looks at: taste alone, the mean of both views."""
-        scores = taste_scores(taste, self.baskets, self.chosen, length, np.zeros(self.baskets.n_items, np.float32))
-        return float(np.mean(list(self.measure(scores).values())))
-
-    def scores(self, parts: Parts, recipe: Recipe) -> dict[str, Float32]:
-        """Every source's scores before each basket, float32 (n, n_items)."""
-        baskets, chosen = self.baskets, self.chosen
-        return {
-            "taste": taste_scores(parts.taste, baskets, chosen, recipe.history_length, parts.bias),
-            "neighbours": baskets.recency(chosen, recipe.neighbour_half_life_days) @ parts.weights,
-            "popular": np.tile(parts.popularity, (len(chosen), 1)),
-            "habit": baskets.habits(chosen, recipe.habit_half_life_days),
-        }
-
-    def choose(
-        self, parts: Parts, recipe: Recipe, progress: Progress
-    ) -> tuple[dict[str, Scenario], float, dict[str, Any]]:
-        """Weights per scenario, the boost of popularity for short histories, and the metrics."""
-        found: dict[str, Any] = {"baskets": len(self.chosen), "sources": {}, "scenarios": {}}
-        z = {}
-        for name, scores in self.scores(parts, recipe).items():
-            found["sources"][name] = self.measure(scores)
-            z[name] = blend_fit.standardise(scores)
-        found["cut"] = self._cut(parts, recipe)
-        n_events = self.baskets.start[self.chosen] - self.baskets.first[self.chosen]
-        fading = np.exp2(-n_events / recipe.boost_half_events).astype(np.float32)
-        users = self.baskets.user[self.chosen]
-        scenarios, boost = {}, 0.0
-        for done, (name, seen) in enumerate(SCENARIOS.items()):
-            progress("choosing: blend", done, len(SCENARIOS))
-            hidden = self.seen if seen == "hide" else None
-            columns = {source: z[source] for source in SOURCES[name]}
-            if seen == "hide":
-                columns["boost"] = z["popular"] * fading[:, None]
-            task = blend_fit.Task.of(
-                list(columns.values()), self.targets if hidden is None else self.novel, hidden, users
-            )
-            weights, values = blend_fit.fit(list(columns), task)
-            boost = weights.pop("boost", boost)
-            scenarios[name] = Scenario("hide" if seen == "hide" else "show", weights)
-            found["scenarios"][name] = {"ndcg@10": values}
-        progress("choosing: blend", len(SCENARIOS), len(SCENARIOS))
-        return scenarios, boost, {"validation": found}
-
-    def _cut(self, parts: Parts, recipe: Recipe) -> dict[str, Any]:
-        """What the cut of the item-to-item weights costs."""
-        before = self.baskets.recency(self.chosen, recipe.neighbour_half_life_days) @ parts.dense
-        return {
-            "by": recipe.cut,
-            "per_item": recipe.per_item,
-            "kept": int((parts.weights != 0).sum()),
-            "dense": self.measure(before),
-        }
-
-
 def _log_prior(baskets: Baskets, until: float, half_life_days: float = 60.0) -> Float32:
     """Half the log of each item's share of recent events: what training's softmax starts from, float32 (n_items,)."""
     count = np.expm1(baskets.popularity(until, half_life_days).astype(np.float64))
@@ -359,12 +231,3 @@ def _last(baskets: Baskets, chosen: Rows) -> Rows:
     ordered = np.sort(chosen)  # by user, then time
     users = baskets.user[ordered]
     return ordered[np.append(users[1:] != users[:-1], True)]
-
-
-def _iso(at: float) -> str:
-    return datetime.fromtimestamp(float(at), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
-    """The recipe with another greatest number of epochs."""
-    return replace(recipe, encoder=replace(recipe.encoder, epochs=epochs))

@@ -47,7 +47,7 @@ def train(
     dataset, default_cutoff = _dataset(data_name)
 
     from edgerec_exporters.interactions import Interactions
-    from edgerec_exporters.train import Recipe, with_epochs
+    from edgerec_exporters.recipe import Recipe, with_epochs
     from edgerec_exporters.train import train as run
 
     recipe = Recipe() if epochs is None else with_epochs(Recipe(), epochs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import tempfile
@@ -72,19 +71,15 @@ class Trained:
         """
         target = Path(path)
         try:
-            handle, scratch = tempfile.mkstemp(prefix=".edgerec-train-", dir=target.parent)
+            with tempfile.TemporaryDirectory(prefix=".edgerec-train-", dir=target.parent) as scratch:
+                whole = Path(scratch) / "model.npz"
+                with whole.open("wb") as file:
+                    np.savez_compressed(file, **_pack(self))
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(whole, target)
         except OSError as error:
-            raise DataError(f"cannot write {target}: {error.strerror}") from None
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez_compressed(file, **_pack(self))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(scratch, target)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(scratch)
-            raise
+            raise DataError(f"cannot write {target}: {error.strerror}") from error
         return target.stat().st_size
 
 
@@ -93,7 +88,7 @@ def load_trained(path: str | os.PathLike[str]) -> Trained:
     if not Path(path).is_file():
         raise DataError(f"there is no trained model {path}", hint="edgerec train --data … --out FILE")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return _unpack({name: archive[name] for name in archive.files})
     except (ValueError, KeyError, TypeError, EOFError, RuntimeError, OSError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} is not a trained model: {error}") from error

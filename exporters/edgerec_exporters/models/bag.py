@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from edgerec_exporters.models.base import Encoder
+
 MAX_AGE_DAYS = 730.0
 N_KNOTS = 16
 
 
-class BagEncoder(nn.Module):
+class BagEncoder(Encoder):
     """query = P · Σ_l w_l x_l / (Σ_l w_l)^½ with w_l = exp(decay(log(1 + age_l)) + kind_l).
 
     `decay` is piecewise linear between `N_KNOTS` learned values, at ages evenly spaced in log(1 + days). The square
@@ -26,7 +27,7 @@ class BagEncoder(nn.Module):
     def __init__(self, dim: int, kind_weights: Sequence[float] = (1.0,), gain: float = 1.0) -> None:
         """`kind_weights`: what an event of each kind counts at first · `gain`: P starts as that many times I."""
         super().__init__()
-        self.settings: dict[str, Any] = {"dim": dim, "kind_weights": list(kind_weights), "gain": gain}
+        self.settings = {"dim": dim, "kind_weights": list(kind_weights), "gain": gain}
         span = math.log1p(MAX_AGE_DAYS)
         self.scale = (N_KNOTS - 1) / span
         self.register_buffer("knots", torch.arange(N_KNOTS, dtype=torch.float32))
@@ -35,7 +36,7 @@ class BagEncoder(nn.Module):
         self.project = nn.Parameter(torch.eye(dim) * gain)
 
     def forward(self, history: Tensor, age_days: Tensor, kind: Tensor, mask: Tensor) -> Tensor:
-        """As `edgerec_exporters.models.Encoder`."""
+        """As `Encoder`."""
         place = torch.log1p(age_days.clamp(0.0, MAX_AGE_DAYS)) * self.scale
         hats = torch.relu(1.0 - (place.unsqueeze(-1) - self.knots).abs())
         logit = hats @ self.decay.unsqueeze(-1) + functional.embedding(kind, self.kind)
