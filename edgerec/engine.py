@@ -113,14 +113,3 @@ class Engine:
     def replay(self, rows: Iterable[EventRow], *, obey: bool) -> Replay:
         """Goes through stored events from zero (`learning.replay.replay`)."""
         return replay(self.learner, self.group_events(list(rows)), self.empty_history(), self.situation, obey=obey)
-
-
-def same_state(left: Learned, right: Learned) -> bool:
-    """Whether two replays ended in the same place, bit for bit."""
-    if left.steps != right.steps or set(left.scenarios) != set(right.scenarios):
-        return False
-    pairs = [(left.updater[name], right.updater.get(name)) for name in left.updater]
-    for scenario, progress in left.scenarios.items():
-        other = right.scenarios[scenario]
-        pairs += [(getattr(progress, name), getattr(other, name)) for name in ("weights", "guard", "sums")]
-    return all(b is not None and np.array_equal(a, b) for a, b in pairs)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -14,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from bundles import tiny_bundle
 
 import edgerec
+from edgerec.learning.state import Learned
 from edgerec_plugins import foldin, sgd
 
 DAY = 86400.0
@@ -65,3 +67,14 @@ def opener(bundle_path: Path, tmp_path: Path, clock: Clock) -> Iterator[Opener]:
 @pytest.fixture
 def rec(opener: Opener) -> edgerec.Recommender:
     return opener()
+
+
+def same_state(left: Learned, right: Learned) -> bool:
+    """Whether two replays ended in the same place, bit for bit."""
+    if left.steps != right.steps or set(left.scenarios) != set(right.scenarios):
+        return False
+    pairs = [(left.updater[name], right.updater.get(name)) for name in left.updater]
+    for scenario, progress in left.scenarios.items():
+        other = right.scenarios[scenario]
+        pairs += [(getattr(progress, name), getattr(other, name)) for name in ("weights", "guard", "sums")]
+    return all(b is not None and np.array_equal(a, b) for a, b in pairs)

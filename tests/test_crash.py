@@ -8,10 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import Opener
+from conftest import Opener, same_state
 
 import edgerec
-from edgerec.engine import same_state
 
 ACKNOWLEDGED = 2000
 SEED = 20260101

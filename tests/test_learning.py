@@ -57,7 +57,7 @@ def test_a_rank_is_the_place_in_a_stable_sort(seed: int, n: int, ties: bool) -> 
 def test_group_ndcg_counts_the_ideal_of_the_group() -> None:
     ranks = np.array([[1, 3], [2, 11]])
     best = 1 + 1 / np.log2(3)
-    np.testing.assert_allclose(progressive.group_ndcg(ranks), [1.0, 0.5 / best])
+    np.testing.assert_allclose(progressive.ndcg_of(progressive.metric_sums(ranks)), [1.0, 0.5 / best])
     np.testing.assert_allclose(progressive.metric_sums(ranks), [[2, 2, best, 1.5], [2, 1, 0.5, 1 / 3 + 1 / 11]])
 
 

@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bundles import bundle_files, manifest_of, npy, tiny_bundle, write_zip
-from conftest import DAY, START, Opener
+from conftest import DAY, START, Opener, same_state
 
 import edgerec
 from edgerec import errors
-from edgerec.engine import same_state
 from edgerec.golden import story
 
 

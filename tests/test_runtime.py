@@ -11,11 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bundles import tiny_bundle
-from conftest import DAY, START, Clock, Opener
+from conftest import DAY, START, Clock, Opener, same_state
 
 import edgerec
 from edgerec import errors
-from edgerec.engine import same_state
 
 PURCHASE = "purchase"
 

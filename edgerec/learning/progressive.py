@@ -48,11 +48,6 @@ def metric_sums(ranks: Int64) -> Float64:
     return sums
 
 
-def group_ndcg(ranks: Int64) -> Float64:
-    """NDCG@10 of each ranking for a group of targets, float64 (R,), from ranks int64 (T, R)."""
-    return ndcg_of(metric_sums(ranks))
-
-
 def ndcg_of(sums: Float64) -> Float64:
     """The group's NDCG@10 in each ranking, float64 (R,), from its `metric_sums` (R, 4)."""
     ndcg: Float64 = sums[:, 2] / _ideal_gain(min(int(sums[0, 0]), _K))

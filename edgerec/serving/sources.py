@@ -6,14 +6,11 @@ valid until the history changes, and with purely exponential decay they do not d
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from edgerec.interfaces import Settings
 from edgerec.types import Float32, Float64, Int32, Model, Profile, Request, SourceScores
 
-NAMES = ("taste", "neighbours", "popular", "habit")
 BLOCK = 4096
 
 
@@ -136,8 +133,3 @@ class Habit:
         starts = new_item.nonzero()[0]
         sums = np.add.reduceat(decay(age, self.half_life) * counts, starts).astype(np.float32)
         return SourceScores.sparse(rows[starts], sums, model.n_items)
-
-
-def settings_of(name: str, manifest: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
-    """A source's constants: the manifest's, overridden by the app's."""
-    return {**manifest.get(name, {}), **config.get(name, {})}

@@ -22,7 +22,7 @@ class EventRow:
 
     `scenario`: that of the page which led to the event, None where none is known. `learned` is 0 for an event that
     was not learned from, else the number of the learning step that did; events of one step were tested together.
-    `verdict` says what was decided (`docs/guarantees.md`).
+    `verdict`: "learned", "refused: …" with the reason, "paused" or "unknown item".
     """
 
     seq: int

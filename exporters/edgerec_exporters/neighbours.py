@@ -14,7 +14,6 @@ Float32 = NDArray[np.float32]
 Csr = tuple[NDArray[np.int32], NDArray[np.int32], Float32]
 """indptr int32 (n_items + 1,) · ids int32 (nnz,) · weights float32 (nnz,), by source item."""
 
-CUTS = ("target", "source", "positive")
 MAX_DENSE = 20_000
 """Items that take part, the most popular first: matrices of items by items are dense."""
 
@@ -111,12 +110,3 @@ def to_csr(weights: Float32) -> Csr:
     source, target = np.nonzero(weights)
     indptr = np.searchsorted(source, np.arange(len(weights) + 1)).astype(np.int32)
     return indptr, target.astype(np.int32), weights[source, target]
-
-
-def to_dense(csr: Csr) -> Float32:
-    """The matrix again, float32 (n, n)."""
-    indptr, ids, weights = csr
-    n = len(indptr) - 1
-    out = np.zeros((n, n), np.float32)
-    out[np.repeat(np.arange(n), np.diff(indptr)), ids] = weights
-    return out

@@ -13,8 +13,8 @@ from edgerec_exporters.encoder_fit import EncoderRecipe
 class Recipe:
     """Constants of training; the defaults were chosen on Online Retail's validation period.
 
-    Half-lives in days. `text` and `follows` are what similar titles and next baskets count beside EASE; `cut` is one
-    of `neighbours.CUTS`. `validation_days`: length of the period before the cut-off on which weights and epochs are
+    Half-lives in days. `text` and `follows` are what similar titles and next baskets count beside EASE; `cut` is the
+    `by` of `neighbours.cut`. `validation_days`: length of the period before the cut-off on which weights and epochs are
     chosen, at most MAX_VALIDATION_SHARE of the data. `blend`, `guard`, `updaters`: constants of learning on the device.
     """
 

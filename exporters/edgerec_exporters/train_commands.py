@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgerec.errors import DataError, MissingDistribution, RequestError
+from edgerec.errors import DataError, MissingDistribution
 
 if TYPE_CHECKING:
     from edgerec_exporters.trained import Trained
@@ -43,18 +40,22 @@ def train(
     """Train an encoder, item-to-item weights and a popularity prior, and choose how to blend them."""
     if not out.absolute().parent.is_dir():
         raise DataError(f"there is no folder {out.absolute().parent}", hint=f"{out.name} was to be written there")
-    begins = None if cutoff is None else _time(cutoff)
-    dataset, default_cutoff = _dataset(data_name)
-
+    _check_tools()
     from edgerec_exporters.interactions import Interactions
     from edgerec_exporters.recipe import Recipe, with_epochs
     from edgerec_exporters.train import train as run
+    from edgerec_tools.comparison import TEST_FROM
+    from edgerec_tools.datasets import load
+    from edgerec_tools.progress import bars
+    from edgerec_tools.simulate_commands import time_of
 
+    begins = None if cutoff is None else time_of(cutoff, "--cutoff")
+    dataset = load(data_name)
     recipe = Recipe() if epochs is None else with_epochs(Recipe(), epochs)
-    with _bars() as progress:
+    with bars() as progress:
         trained = run(
             Interactions.from_dataset(dataset),
-            cutoff=default_cutoff if begins is None else begins,
+            cutoff=TEST_FROM.get(dataset.name) if begins is None else begins,
             model=model,
             recipe=recipe,
             seed=seed,
@@ -80,22 +81,12 @@ def document(trained: Trained, out: Path, size: int) -> dict[str, Any]:
     }
 
 
-def _dataset(name: str) -> tuple[Any, float | None]:
+def _check_tools() -> None:
+    """Data sets, times and progress are read and shown by another distribution."""
     try:
-        from edgerec_tools.comparison import TEST_FROM
-        from edgerec_tools.datasets import load
+        import edgerec_tools  # noqa: F401
     except ImportError:
         raise MissingDistribution("reading data sets needs edgerec-tools", hint="pip install edgerec-tools") from None
-    dataset = load(name)
-    return dataset, TEST_FROM.get(dataset.name)
-
-
-def _time(text: str) -> float:
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        raise RequestError(f"--cutoff {text!r} is no time", hint="write 2011-09-01 or 2011-09-01T00:00:00Z") from None
-    return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
 
 
 def _describe(trained: Trained, out: Path, size: int) -> str:
@@ -114,21 +105,3 @@ def _describe(trained: Trained, out: Path, size: int) -> str:
         value = found["scenarios"][name]["ndcg@10"]
         lines.append(f"  blend {name} ({scenario.seen} seen) {value['crossed']:.4f} cross-fitted: {weights}")
     return "\n".join(lines)
-
-
-@contextmanager
-def _bars() -> Iterator[Callable[[str, int, int], None]]:
-    """One bar per thing that is being done, on stderr."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = TextColumn("{task.description:<22}"), BarColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        tasks: dict[str, Any] = {}
-
-        def show(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = progress.add_task(what, total=total)
-            progress.update(tasks[what], completed=done, total=total)
-
-        yield show
