@@ -9,6 +9,7 @@ export OMP_NUM_THREADS ?= 1
 
 $(VENV)/installed: pyproject.toml exporters/pyproject.toml tools/pyproject.toml constraints.txt
 	@echo "installing into $(VENV): about two minutes, PyTorch is large"
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=…")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]" -e exporters -e "tools[bench]"
 	@touch $@
@@ -30,7 +31,6 @@ format: $(VENV)/installed
 
 bench: $(VENV)/installed ## speed and size against peers, as ratios in one run
 	$(BIN)/edgerec bench
-
 
 clean:
 	rm -rf $(VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,18 +11,21 @@ from typing import Any, TypeVar
 import click
 
 import edgerec
+from edgerec import console
 from edgerec.errors import EdgeRecError, InvalidEvent, MissingDistribution, RequestError
 
 GROUP = "edgerec.commands"
-DISTRIBUTIONS = {
-    "train": "edgerec-exporters",
-    "export": "edgerec-exporters",
-    "data": "edgerec-tools",
-    "simulate": "edgerec-tools",
-    "demo": "edgerec-tools",
-    "bench": "edgerec-tools",
+ATTACHED = {
+    "train": ("edgerec-exporters", "Trains a model on a data set."),
+    "content": ("edgerec-exporters", "Makes content vectors of items."),
+    "export": ("edgerec-exporters", "Writes a trained model as a bundle."),
+    "data": ("edgerec-tools", "Data sets: list, fetch, import your own."),
+    "simulate": ("edgerec-tools", "Replays real users as devices and compares."),
+    "evaluate": ("edgerec-tools", "Ranks for real users: models against baselines."),
+    "demo": ("edgerec-tools", "All of it on built-in data, with a report."),
+    "bench": ("edgerec-tools", "Measures speed and size against peers."),
 }
-"""Commands of edgerec's own distributions, so that a missing one can be named."""
+"""Commands of edgerec's own distributions: which one, so that a missing one can be named, and what they do."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -33,7 +35,7 @@ class Commands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         attached = {point.name for point in entry_points(group=GROUP)}
-        return sorted({*super().list_commands(ctx), *attached, *DISTRIBUTIONS})
+        return sorted({*super().list_commands(ctx), *attached, *ATTACHED})
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         core = super().get_command(ctx, name)
@@ -42,14 +44,17 @@ class Commands(click.Group):
         for point in entry_points(group=GROUP):
             if point.name == name:
                 return _attached(name, point.load)
-        return _missing(name) if name in DISTRIBUTIONS else None
+        return _missing(name) if name in ATTACHED else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        # Help must not import every distribution: attached commands are listed with where they come from.
+        # Help must not import every distribution: what attached commands do is said by ATTACHED.
+        attached = {point.name: point.dist.name if point.dist else "?" for point in entry_points(group=GROUP)}
         rows = []
         for name in self.list_commands(ctx):
             core = super().get_command(ctx, name)
-            rows.append((name, core.get_short_help_str(80) if core else f"[{DISTRIBUTIONS.get(name, 'plugin')}]"))
+            home, does = ATTACHED.get(name, (f"from {attached.get(name)}", ""))
+            absent = "" if name in attached else f"[not installed: pip install {home}]"
+            rows.append((name, core.get_short_help_str(80) if core else f"{does} {absent}".strip() or f"[{home}]"))
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 
@@ -72,7 +77,7 @@ def _attached(name: str, load: Callable[[], click.Command]) -> click.Command:
 
 
 def _missing(name: str) -> click.Command:
-    home = DISTRIBUTIONS[name]
+    home, _ = ATTACHED[name]
     return _failing(name, MissingDistribution(f"`edgerec {name}` is not installed", hint=f"pip install {home}"))
 
 
@@ -91,21 +96,14 @@ def main() -> None:
     """Recommendations inside your app, offline, learning on the device."""
 
 
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
-    return str(value) if isinstance(value, Path) else value
-
-
 def _show(result: Any, as_json: bool, text: str) -> None:
-    click.echo(json.dumps(_plain(result), ensure_ascii=False, indent=1) if as_json else text)
+    click.echo(json.dumps(console.plain(result), ensure_ascii=False, indent=1) if as_json else text)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+scenario_option = click.option(
+    "--scenario", default="default", show_default=True, help="One of the bundle's; see `edgerec bundle info`."
+)
 
 
 def _device_options(command: F) -> F:
@@ -113,7 +111,9 @@ def _device_options(command: F) -> F:
     options = (
         click.option("--bundle", required=True, type=click.Path(path_type=Path), help="The app's bundle."),
         click.option(
-            "--state", type=click.Path(path_type=Path), help="The user's data directory; temporary if absent."
+            "--state",
+            type=click.Path(path_type=Path, file_okay=False),
+            help="The user's data directory, made if absent; without it, a new user's.",
         ),
         click.option("--config", type=click.Path(path_type=Path), help="Settings, a TOML file."),
         json_option,
@@ -121,11 +121,6 @@ def _device_options(command: F) -> F:
     for option in reversed(options):
         command = option(command)
     return command
-
-
-def _page_text(page: edgerec.Page) -> str:
-    lines = [f"{r.rank:3d}  {r.score:8.3f}  {r.item}  {r.title}" for r in page]
-    return "\n".join([*lines, *([f"({page.reason})"] if page.reason else [])])
 
 
 def _pairs(pairs: tuple[str, ...], what: str) -> dict[str, Any]:
@@ -145,11 +140,18 @@ def _pairs(pairs: tuple[str, ...], what: str) -> dict[str, Any]:
 @main.command()
 @_device_options
 @click.option("-n", default=10, show_default=True, help="How many.")
-@click.option("--scenario", default="default", show_default=True)
-@click.option("--exclude", multiple=True, metavar="ITEM")
-@click.option("--only", multiple=True, metavar="ITEM")
-@click.option("--where", multiple=True, metavar="NAME=VALUE", help="price_max=5, colour=red …")
-@click.option("--seen", type=click.Choice(["hide", "show"]))
+@scenario_option
+@click.option("--exclude", multiple=True, metavar="ITEM", help="Not this one. May be repeated.")
+@click.option("--only", multiple=True, metavar="ITEM", help="Of these alone. May be repeated.")
+@click.option(
+    "--where",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="By an attribute of the catalogue: price_max=5, price_min=2, colour=red. May be repeated.",
+)
+@click.option(
+    "--seen", type=click.Choice(["hide", "show"]), help="What the user has had.  [default: as the scenario says]"
+)
 def recommend(
     bundle: Path,
     state: Path | None,
@@ -166,7 +168,7 @@ def recommend(
     with edgerec.open(bundle, state, config=config) as rec:
         conditions = _pairs(where, "--where")
         page = rec.recommend(n, scenario=scenario, exclude=exclude, only=only or None, where=conditions, seen=seen)
-    _show(page, as_json, _page_text(page))
+    _show(page, as_json, console.page(page))
 
 
 @main.command()
@@ -177,18 +179,18 @@ def similar(bundle: Path, state: Path | None, config: Path | None, as_json: bool
     """Items that go with ITEM."""
     with edgerec.open(bundle, state, config=config) as rec:
         page = rec.similar(item, n)
-    _show(page, as_json, _page_text(page))
+    _show(page, as_json, console.page(page))
 
 
 @main.command()
 @_device_options
 @click.argument("item")
-@click.option("--kind", default="click", show_default=True)
-@click.option("--value", type=float)
+@click.option("--kind", default="click", show_default=True, help="One of the bundle's; see `edgerec bundle info`.")
+@click.option("--value", type=float, help="A rating, a quantity …")
 @click.option("--at", help="POSIX seconds or an ISO time with its zone; now if absent.")
-@click.option("--group")
-@click.option("--page", "page_id", help="Id of the page that led to it.")
-@click.option("--event-id")
+@click.option("--group", help="The basket or session it belongs to.")
+@click.option("--page", "page_id", help="Id of the page that led to it; `recommend --json` tells.")
+@click.option("--event-id", help="Says the same event again without storing it twice.  [default: a new one]")
 def record(
     bundle: Path,
     state: Path | None,
@@ -204,13 +206,11 @@ def record(
 ) -> None:
     """Stores what the user did with ITEM, and learns from it."""
     when = None if at is None else _time(at)
-    with edgerec.open(bundle, state, config=config) as rec:
+    with edgerec.open(bundle, _kept(state), config=config) as rec:
         receipt = rec.record(
             item, kind, value=value, at=when, group=group, recommendation_id=page_id, event_id=event_id
         )
-    flags = f" ({', '.join(receipt.flags)})" if receipt.flags else ""
-    rank = f", was at place {receipt.rank}" if receipt.rank else ""
-    _show(receipt, as_json, f"{receipt.status}{rank}{flags}  {receipt.event_id}")
+    _show(receipt, as_json, console.receipt(receipt))
 
 
 def _time(text: str) -> Any:
@@ -220,27 +220,25 @@ def _time(text: str) -> Any:
         return float(text)
     except ValueError:
         pass
+    hint = "POSIX seconds, or 2026-01-31T12:00:00+00:00"
     try:
-        return datetime.fromisoformat(text)
+        time = datetime.fromisoformat(text)
     except ValueError:
-        raise InvalidEvent(f"--at {text!r} is no time", hint="POSIX seconds, or 2026-01-31T12:00:00+00:00") from None
+        raise InvalidEvent(f"--at {text!r} is no time", hint=hint) from None
+    if time.tzinfo is None:
+        raise InvalidEvent(f"--at {text!r} names no zone", hint=hint)
+    return time
 
 
 @main.command()
 @_device_options
 @click.argument("item")
-@click.option("--scenario", default="default", show_default=True)
+@scenario_option
 def explain(bundle: Path, state: Path | None, config: Path | None, as_json: bool, item: str, scenario: str) -> None:
     """Why ITEM stands where it stands."""
     with edgerec.open(bundle, state, config=config) as rec:
         why = rec.explain(item, scenario=scenario)
-    place = f"not served: {why.filtered}" if why.filtered else f"place {why.rank}"
-    lines = [f"{why.item}  {why.title}", f"{place}, score {why.score:.3f} ="]
-    lines += [f"  {value:+8.3f}  {name} (weight {why.weights[name]:.3f})" for name, value in why.parts.items()]
-    lines += (
-        ["moved most by:", *(f"  {e.effect:+8.3f}  {e.kind} of {e.item}" for e in why.events)] if why.events else []
-    )
-    _show(why, as_json, "\n".join(lines))
+    _show(why, as_json, console.explanation(why))
 
 
 @main.command()
@@ -249,7 +247,7 @@ def stats(bundle: Path, state: Path | None, config: Path | None, as_json: bool) 
     """Counts, versions, plugins, and how every ranking did so far."""
     with edgerec.open(bundle, state, config=config) as rec:
         found = rec.stats()
-    _show(found, as_json, json.dumps(_plain(found), indent=1, ensure_ascii=False))
+    _show(found, as_json, console.statistics(found))
 
 
 @main.command()
@@ -276,7 +274,7 @@ def rollback(bundle: Path, state: Path | None, config: Path | None, as_json: boo
 
 
 def _kept(state: Path | None) -> Path:
-    if state is None:
+    if state is None:  # what is done would be gone at once
         raise RequestError("--state is missing", hint="name the user's data directory")
     return state
 
@@ -295,9 +293,7 @@ def info(path: Path, as_json: bool) -> None:
     from edgerec.bundle.manifest import dump
 
     manifest = json.loads(dump(verify(path)))
-    lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in manifest.items() if key != "files"]
-    lines += [f"  {entry['size']:>10,} bytes  {name}" for name, entry in manifest["files"].items()]
-    _show(manifest, as_json, "\n".join(lines))
+    _show(manifest, as_json, console.manifest(manifest))
 
 
 @bundle_group.command("verify")
@@ -317,6 +313,35 @@ def verify_command(path: Path, as_json: bool) -> None:
     _show(result, as_json, f"{path}: {manifest.name} version {manifest.version} is sound")
 
 
+@main.group("catalogue")
+def catalogue_group() -> None:
+    """The items on the device."""
+
+
+@catalogue_group.command("update")
+@_device_options
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--content", type=click.Path(path_type=Path), help="Content vectors of new items, an .npz file.")
+@click.option("--remove", multiple=True, metavar="ITEM", help="Take this one, told of before, out again.")
+def catalogue_update(
+    bundle: Path,
+    state: Path | None,
+    config: Path | None,
+    as_json: bool,
+    file: Path,
+    content: Path | None,
+    remove: tuple[str, ...],
+) -> None:
+    """Takes the new and changed items in FILE, JSON lines of item, title and attributes, without a new bundle."""
+    from edgerec.catalogue_update import read_items
+
+    items = read_items(file, content)
+    with edgerec.open(bundle, _kept(state), config=config) as rec:
+        done = rec.update_catalogue(items, remove=remove)
+    told = f"{done.added} new, {done.changed} changed, {done.removed} removed; {done.overlay} beside the bundle's own"
+    _show(done, as_json, told)
+
+
 @main.group("plugins")
 def plugins_group() -> None:
     """Plugins of this environment."""
@@ -329,6 +354,4 @@ def plugins_list(as_json: bool) -> None:
     from edgerec.plugins import Plugins
 
     found = Plugins().summary()
-    lines = [f"{name}: {', '.join(what) or '-'}" for name, what in found["loaded"].items()]
-    lines += [f"{name}: BROKEN, {why}" for name, why in found["broken"].items()]
-    _show(found, as_json, "\n".join(lines) or "no plugins")
+    _show(found, as_json, console.plugins(found))

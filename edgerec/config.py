@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from edgerec.errors import ConfigError
+from edgerec.records import field, record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Config:
     """What the app decides. Every default follows the bundle's manifest.
 
@@ -19,9 +19,10 @@ class Config:
     `learn_blend`: whether the blend's weights are learned per user. `guard`: whether personal state that does
     worse than the base is taken out of the score. `weights`: blend weights for every scenario, in place of
     the manifest's. `disabled_sources`: left out of the blend. `history_until`: later events are stored and
-    hide seen items, but no source reads them (POSIX seconds). `sources`, `updaters`: constants by name that
-    override the manifest's. `synchronous`: SQLite's pragma; FULL survives power loss. `wait_s`: the longest a
-    write waits for another writer.
+    hide seen items, but no source reads them (POSIX seconds). `sources`, `updaters`, `filters`: constants by
+    name that override the manifest's; a filter named here works although the manifest does not name it.
+    `filter_events`: whether event filters work at all. `synchronous`: SQLite's pragma; FULL survives power loss.
+    `wait_s`: the longest a write waits for another writer.
     """
 
     updater: str | None = None
@@ -32,6 +33,8 @@ class Config:
     history_until: float | None = None
     sources: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     updaters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    filters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    filter_events: bool = True
     wait_s: float = 2.0
     synchronous: str = "NORMAL"
 
@@ -40,6 +43,7 @@ class Config:
 _KEYS: dict[str, tuple[str, tuple[type, ...]]] = {
     "learning.updater": ("updater", (str,)),
     "learning.guard": ("guard", (bool,)),
+    "learning.filter_events": ("filter_events", (bool,)),
     "blend.learn": ("learn_blend", (bool,)),
     "blend.weights": ("weights", (dict,)),
     "sources.disabled": ("disabled_sources", (list, tuple)),
@@ -47,7 +51,7 @@ _KEYS: dict[str, tuple[str, tuple[type, ...]]] = {
     "store.wait_s": ("wait_s", (int, float)),
     "store.synchronous": ("synchronous", (str,)),
 }
-_OPEN_SECTIONS = ("sources", "updaters")
+_OPEN_SECTIONS = ("sources", "updaters", "filters")
 
 
 def load_config(source: Config | Mapping[str, Any] | str | Path | None) -> Config:
@@ -57,7 +61,7 @@ def load_config(source: Config | Mapping[str, Any] | str | Path | None) -> Confi
     if isinstance(source, Config):
         return _checked(source)
     data = source if isinstance(source, Mapping) else _read(Path(source))
-    values: dict[str, Any] = {"sources": {}, "updaters": {}}
+    values: dict[str, Any] = {section: {} for section in _OPEN_SECTIONS}
     for section, content in data.items():
         if not isinstance(content, Mapping):
             raise ConfigError(f"'{section}' must be a section", hint=f"write [{section}] and its keys below")
@@ -88,7 +92,9 @@ def _take(values: dict[str, Any], section: str, key: str, value: Any) -> None:
         values[section][key] = value
     else:
         known = ", ".join(sorted(_KEYS))
-        raise ConfigError(f"unknown setting {name}", hint=f"known settings: {known}, [sources.NAME], [updaters.NAME]")
+        raise ConfigError(
+            f"unknown setting {name}", hint=f"known settings: {known}, [sources.NAME], [updaters.NAME], [filters.NAME]"
+        )
 
 
 def _checked(config: Config) -> Config:

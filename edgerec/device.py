@@ -14,31 +14,61 @@ from edgerec.config import Config
 from edgerec.engine import Engine
 from edgerec.errors import StoreBusy, StoreDamaged, StoreError
 from edgerec.history import History
+from edgerec.interfaces import Arrival
 from edgerec.learning.learner import Situation
 from edgerec.learning.state import Learned, from_state, to_state
 from edgerec.plugins import Plugins
-from edgerec.store import BundleTable, Database, EventRow, EventTable, ExposureTable, MetaTable, StateTable
+from edgerec.store import (
+    BundleTable,
+    Database,
+    EventRow,
+    EventTable,
+    ExposureTable,
+    MetaTable,
+    OverlayTable,
+    StateTable,
+)
 from edgerec.types import State
 
 CORE = "edgerec"
 """The store's plugin name for what the learner itself keeps."""
 
+OVERLAY = "overlay"
+"""The setting that numbers the changes of the overlay."""
+
 Exposure = tuple[str, str, str, int, float, float, int]
+
+N_RECENT = 100
+"""Arrivals that event filters are shown."""
 
 _FLUSH_ROWS = 256
 _FLUSH_SECONDS = 5.0
 
 
+def arrival(row: EventRow) -> Arrival:
+    """What event filters see of an event."""
+    return Arrival(row.item, row.kind, row.seconds, row.group)
+
+
 class Snapshot:
     """The past and what was learned from it, immutable; `situation`, the scores that follow, is made when needed."""
 
-    __slots__ = ("_situation", "engine", "history", "learned", "paused")
+    __slots__ = ("_situation", "engine", "history", "learned", "paused", "recent")
 
-    def __init__(self, engine: Engine, history: History, learned: Learned, paused: bool = False) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        history: History,
+        learned: Learned,
+        paused: bool = False,
+        recent: tuple[Arrival, ...] = (),
+    ) -> None:
+        """`recent`: the last arrivals, oldest first, where there are event filters to show them to."""
         self.engine = engine
         self.history = history
         self.learned = learned
         self.paused = paused
+        self.recent = recent
         self._situation: Situation | None = None
 
     @property
@@ -71,6 +101,32 @@ class Device:
     def load(self, path: Path) -> Bundle:
         """A bundle, verified and cached under the data directory."""
         return load_bundle(path, self.data_dir)
+
+    def engine(self, bundle: Bundle) -> Engine:
+        """An engine that runs the bundle, and the store's overlay of new items on it."""
+        with self.database.read() as connection:
+            return self._engine(connection, bundle)
+
+    def _engine(self, connection: sqlite3.Connection, bundle: Bundle) -> Engine:
+        stamp = MetaTable.get(connection, OVERLAY)
+        if stamp is not None:
+            # imported here because most devices never have an overlay
+            from edgerec.bundle.overlay import OverlaidBundle, unpacked
+
+            try:
+                kept = OverlayTable.places(connection, bundle.digest, stamp)
+                placed = unpacked(kept) if kept else None
+            except (StoreDamaged, KeyError):  # it can be worked out again
+                placed = None
+            bundle = OverlaidBundle(bundle, OverlayTable.all(connection), stamp, placed)
+        return Engine(bundle, self.plugins, self.config)
+
+    def save_overlay(self, connection: sqlite3.Connection, bundle: Bundle) -> None:
+        """Stores where the overlay's items stand in the bundle, so that the next start need not work it out."""
+        if bundle.stamp is not None:
+            from edgerec.bundle.overlay import packed
+
+            OverlayTable.save_places(connection, bundle.digest, bundle.stamp, packed(bundle))
 
     @property
     def started(self) -> bool:
@@ -105,16 +161,19 @@ class Device:
             self._version = self.database.data_version()
             current = next((row for row in BundleTable.all(connection) if row.status == "current"), None)
             if follow and current and current.digest != engine.bundle.digest:
-                engine = Engine(self.load(Path(current.path)), self.plugins, self.config)
+                engine = self._engine(connection, self.load(Path(current.path)))
+            elif MetaTable.get(connection, OVERLAY) != engine.bundle.stamp:
+                engine = self._engine(connection, engine.bundle.base)
             happened = EventTable.history(connection)
             states = StateTable.load(connection, engine.bundle.manifest.version)
             paused = MetaTable.get(connection, "paused") == "1"
+            recent = EventTable.last(connection, N_RECENT) if engine.filters else []
         rows = engine.bundle.catalogue.rows([item for item, *_ in happened]).tolist()
         history = engine.empty_history().extended(
             [(row, kind, at / 1e6, group) for row, (_, kind, at, group) in zip(rows, happened, strict=True) if row >= 0]
         )
         learned = self._learned(engine, states)
-        self._snapshot = Snapshot(engine, history, learned, paused)
+        self._snapshot = Snapshot(engine, history, learned, paused, tuple(map(arrival, recent)))
         return self._snapshot
 
     def _learned(self, engine: Engine, states: dict[tuple[str, str], tuple[int, bytes]]) -> Learned:
@@ -131,7 +190,7 @@ class Device:
             state = StateTable.decode(own)
             if own[0] != updater.schema:
                 state = updater.migrate(state, own[0])
-        return Learned(scenarios, state, int(stored["steps"]))
+        return Learned.of(scenarios, state, int(stored["steps"]))
 
     @contextmanager
     def exclusive(self) -> Iterator[Snapshot]:

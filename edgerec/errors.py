@@ -25,6 +25,7 @@ EdgeRecError                    1
 ├── DataError                  80   a data set that cannot be read, fetched or verified
 ├── TrainingError              84
 ├── ExportError                85   the bundle would not equal the trained model
+├── SimulationError            86   a worker process died (in edgerec_tools.simulate)
 └── MissingDistribution        90   the command lives in a package that is not installed
 """
 

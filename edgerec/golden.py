@@ -14,7 +14,7 @@ from edgerec.bundle import Bundle
 from edgerec.engine import Engine
 from edgerec.errors import GoldenMismatch
 from edgerec.learning.learner import Situation
-from edgerec.serving.pipeline import best, blended
+from edgerec.serving.pipeline import best, blended, score_parts
 from edgerec.serving.rules import eligibility
 from edgerec.store import EventRow
 
@@ -32,7 +32,7 @@ def story(engine: Engine, events: Iterable[Mapping[str, Any]], top: int = 10) ->
     situation = engine.situation(replayed.history, replayed.learned)
     return {
         "events": told,
-        "user_vector": engine.learner.user_vector(replayed.learned).tolist(),
+        "user_vector": engine.learner.user_vector(replayed.learned.updater).tolist(),
         "rankings": {
             name: _ranking(engine, situation, replayed.learned, name, top) for name in engine.bundle.manifest.scenarios
         },
@@ -47,10 +47,12 @@ def _row(seq: int, event: Mapping[str, Any]) -> EventRow:
 
 def _ranking(engine: Engine, situation: Situation, learned: Any, scenario: str, top: int) -> dict[str, Any]:
     catalogue = engine.bundle.catalogue
-    scores = blended(situation.table, engine.mix(situation, learned, scenario))
+    mix = engine.mix(situation, learned, scenario)
+    scores = blended(situation.table, mix)
     seen = engine.bundle.manifest.scenarios[scenario].seen
     rows, _ = best(scores, eligibility(catalogue, situation.history, seen=seen), top)
-    return {"items": [item for item, _ in catalogue.items(rows)], "scores": scores[rows].tolist()}
+    parts = score_parts(situation.table, mix, rows)
+    return {"items": [item for item, _ in catalogue.items(rows)], "scores": parts.sum(axis=0).tolist()}
 
 
 def check_golden(engine: Engine, *, stories: bool = True) -> None:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgerec.bundle.manifest import Manifest
+from edgerec.records import changed, record
 from edgerec.types import Bools, Float32, Float64, Int32, Int64, Profile, State
 
 Happening = tuple[int, str, float, str | None]
 """(catalogue row, event kind, POSIX seconds, group) of one event whose item is known."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class History:
     """Events of `history_kinds` as in `Profile`, and two masks over the catalogue, bool (n_items,).
 
@@ -55,33 +56,35 @@ class History:
         seen, disliked = self._masks(happenings)
         kept = [h for h in happenings if self._read_by_sources(h)]
         if not kept:
-            return replace(self, seen=seen, disliked=disliked)
-        names = self.manifest.kinds
-        kinds = [names.index(kind) for _, kind, _, _ in kept]
-        consumes = [self.manifest.event_kinds[kind].consumes for _, kind, _, _ in kept]
-        arrays: tuple[Any, ...] = (
-            np.concatenate((self.rows, np.array([row for row, *_ in kept], np.int32))),
-            np.concatenate((self.at, np.array([at for _, _, at, _ in kept]))),
-            np.concatenate((self.kinds, np.array(kinds))),
-            np.concatenate((self.groups, self._group_codes(kept))),
-            np.concatenate((self.consumes, np.array(consumes))),
+            return changed(self, seen=seen, disliked=disliked)
+        names, specs, old = self.manifest.kinds, self.manifest.event_kinds, len(self.rows)
+        rows, at, kinds, consumes = zip(
+            *[(row, at, names.index(kind), specs[kind].consumes) for row, kind, at, _ in kept], strict=True
         )
-        at = arrays[1][max(len(self.at) - 1, 0) :].tolist()
-        if any(later < earlier for earlier, later in itertools.pairwise(at)):
-            order = np.argsort(arrays[1], kind="stable")
-            arrays = tuple(array[order] for array in arrays)
-        rows, times, kind_codes, groups, consuming = arrays
-        return History(self.manifest, rows, times, kind_codes, groups, consuming, seen, disliked, self.until)
+        grown: tuple[Any, ...] = (
+            _appended(self.rows, rows),
+            _appended(self.at, at),
+            _appended(self.kinds, kinds),
+            _appended(self.groups, self._group_codes(kept)),
+            _appended(self.consumes, consumes),
+        )
+        times = grown[1][max(old - 1, 0) :].tolist()
+        if any(later < earlier for earlier, later in itertools.pairwise(times)):
+            order = np.argsort(grown[1], kind="stable")
+            grown = tuple(array[order] for array in grown)
+        new_rows, new_at, new_kinds, new_groups, new_consumes = grown
+        return History(self.manifest, new_rows, new_at, new_kinds, new_groups, new_consumes, seen, disliked, self.until)
 
     def _read_by_sources(self, happening: Happening) -> bool:
         _, kind, at, _ = happening
         return kind in self.manifest.history_kinds and (self.until is None or at <= self.until)
 
     def _masks(self, happenings: Iterable[Happening]) -> tuple[Bools, Bools]:
-        seen, disliked = self.seen.copy(), self.disliked
+        seen, disliked = self.seen, self.disliked
         for row, kind, _, _ in happenings:
             spec = self.manifest.event_kinds[kind]
-            if spec.consumes:
+            if spec.consumes and not seen[row]:
+                seen = seen.copy() if seen is self.seen else seen
                 seen[row] = True
             if spec.weight < 0 and not disliked[row]:
                 disliked = disliked.copy()
@@ -91,14 +94,11 @@ class History:
                 disliked[row] = False
         return seen, disliked
 
-    def _group_codes(self, happenings: Sequence[Happening]) -> Int64:
+    def _group_codes(self, happenings: Sequence[Happening]) -> list[int]:
         """A code per event: equal within a group, and one of its own for an event without a group."""
         # The hash of a str differs between processes; codes are only ever compared within one.
         start = len(self.rows)
-        return np.array(
-            [start + n if h[3] is None else -1 - (hash(h[3]) & 0x7FFFFFFFFFFFFFFE) for n, h in enumerate(happenings)],
-            np.int64,
-        )
+        return [start + n if h[3] is None else -1 - (hash(h[3]) & 0x7FFFFFFFFFFFFFFE) for n, h in enumerate(happenings)]
 
     def profile(self, query: Float32, user_vector: Float32, states: dict[str, State] | None = None) -> Profile:
         """The snapshot that sources and plugins see."""
@@ -109,3 +109,11 @@ class History:
         at = self.at[-length:]
         age = ((at[-1] - at) / 86400.0).astype(np.float32) if len(at) else np.empty(0, np.float32)
         return self.rows[-length:], age, self.kinds[-length:]
+
+
+def _appended(array: NDArray[Any], values: Sequence[Any]) -> NDArray[Any]:
+    """A longer copy of the array."""
+    grown = np.empty(len(array) + len(values), array.dtype)
+    grown[: len(array)] = array
+    grown[len(array) :] = values
+    return grown

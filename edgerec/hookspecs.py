@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pluggy
 
-from edgerec.interfaces import SourceFactory, UpdaterFactory
+from edgerec.interfaces import FilterFactory, SourceFactory, UpdaterFactory
 
 hookspec = pluggy.HookspecMarker("edgerec")
 hookimpl = pluggy.HookimplMarker("edgerec")
@@ -20,3 +20,8 @@ def edgerec_updaters() -> Mapping[str, UpdaterFactory]:  # type: ignore[empty-bo
 @hookspec
 def edgerec_sources() -> Mapping[str, SourceFactory]:  # type: ignore[empty-body]
     """Candidate sources by name. A factory takes the source's settings and returns a `CandidateSource`."""
+
+
+@hookspec
+def edgerec_event_filters() -> Mapping[str, FilterFactory]:  # type: ignore[empty-body]
+    """Event filters by name. A factory takes the filter's settings and returns an `EventFilter`."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from edgerec.types import Float32, LearningBatch, Model, Profile, Request, SourceScores, State
 
@@ -54,5 +54,28 @@ class Updater(Protocol):
         ...
 
 
+class Arrival(NamedTuple):
+    """What an event filter sees of an event: `at` POSIX seconds, `group` None for an event of its own."""
+
+    item: str
+    kind: str
+    at: float
+    group: str | None
+
+
+@runtime_checkable
+class EventFilter(Protocol):
+    """Judges an event before anything is learned from it. Pure: the same arguments give the same verdict."""
+
+    name: str
+
+    def review(self, arrival: Arrival, earlier: Sequence[Arrival]) -> str | None:
+        """Why the event is set aside (it is stored, but not learned from and no part of the history); None where it is
+        sound. `earlier`: the user's last arrivals, oldest first, those that were set aside included.
+        """
+        ...
+
+
 UpdaterFactory = Callable[[Settings], Updater]
+FilterFactory = Callable[[Settings], EventFilter]
 SourceFactory = Callable[[Settings], CandidateSource]

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from edgerec import log
 from edgerec.bundle import Bundle
 from edgerec.config import Config
 from edgerec.device import Device, Snapshot, Stale
 from edgerec.engine import Engine
 from edgerec.errors import BundleError, BundleRefused, PluginNotFound, StoreBusy
-from edgerec.golden import check_golden
 from edgerec.learning.replay import Replay
 from edgerec.plugins import Plugins
+from edgerec.records import changed, record
 from edgerec.store import BundleRow, BundleTable, EventTable
-
-log = logging.getLogger("edgerec")
 
 CURRENT, PREVIOUS, ROLLED_BACK = "current", "previous", "rolled_back"
 MIN_TRIALS = 30
@@ -30,7 +27,7 @@ MIN_TRIALS = 30
 _TRIES = 5
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class BundleInfo:
     """The bundle that runs, and why it."""
 
@@ -41,7 +38,7 @@ class BundleInfo:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Trial:
     """A shadow evaluation: both bundles learned from zero on this user's events, test-then-train.
 
@@ -59,7 +56,7 @@ class Trial:
         return self.ci95 is not None and self.n >= MIN_TRIALS and self.ci95[1] < 0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Installation:
     """What an install did."""
 
@@ -78,7 +75,7 @@ def start(device: Device, factory: Bundle) -> BundleInfo:
     current = next((row for row in rows if row.status == CURRENT), None)
     refused = {row.digest for row in rows if row.status == ROLLED_BACK}
     bundle, reason = _chosen(device, factory, [row for row in rows if row.status in (CURRENT, PREVIOUS)], refused)
-    engine = Engine(bundle, device.plugins, device.config)
+    engine = device.engine(bundle)
     if current is None or current.digest != bundle.digest:
         _switch(device, engine, rows, reason)
     else:
@@ -112,7 +109,7 @@ def install(device: Device, path: Path, *, force: bool = False) -> Installation:
     bundle that is older, was rolled back, or does worse in the shadow evaluation.
     """
     bundle = device.load(path)
-    engine = Engine(bundle, device.plugins, device.config)
+    engine = device.engine(bundle)
     check_host(bundle, device.plugins)
     old = device.snapshot().engine
     if not force:
@@ -134,6 +131,8 @@ def check_host(bundle: Bundle, plugins: Plugins) -> None:
 
     Raises GoldenMismatch. Where the bundle's own updater is not at hand, its stories cannot be told.
     """
+    from edgerec.golden import check_golden
+
     try:
         check_golden(Engine(bundle, plugins, Config()))
     except PluginNotFound:
@@ -176,7 +175,7 @@ def rollback(device: Device) -> BundleInfo:
     previous = next((row for row in rows if row.status == PREVIOUS), None)
     if previous is None:
         raise BundleRefused("there is no earlier bundle to go back to")
-    engine = Engine(device.load(Path(previous.path)), device.plugins, device.config)
+    engine = device.engine(device.load(Path(previous.path)))
     _switch(device, engine, rows, "rolled back to", leaving=ROLLED_BACK)
     return _info(engine.bundle, "rolled back to")
 
@@ -188,12 +187,13 @@ def _switch(
     for _ in range(_TRIES):
         before = device.snapshot() if device.started else device.reload(engine, follow=False)
         replayed = engine.replay(device.events(), obey=False)
-        after = Snapshot(engine, replayed.history, replayed.learned, before.paused)
+        after = Snapshot(engine, replayed.history, replayed.learned, before.paused, before.recent)
         try:
             with device.exclusive(), device.write(before) as connection:
                 _save_rows(connection, engine.bundle, rows, reason, leaving, round(device.clock() * 1e6))
                 EventTable.set_verdicts(connection, replayed.verdicts)
                 device.save_learned(connection, engine, replayed.learned)
+                device.save_overlay(connection, engine.bundle)
                 device.adopt(after)
             return replayed
         except Stale:
@@ -209,7 +209,7 @@ def _save_rows(
         if row.digest == bundle.digest:
             continue
         if row.status == CURRENT:
-            BundleTable.save(connection, replace(row, status=leaving))
+            BundleTable.save(connection, changed(row, status=leaving))
         elif row.status == PREVIOUS and leaving == PREVIOUS:
             BundleTable.remove(connection, row)
     manifest = bundle.manifest

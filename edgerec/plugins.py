@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import importlib
-import logging
-from collections.abc import Callable, Mapping, Sequence
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.machinery import PathFinder
+from pathlib import Path
 from typing import Any
 
 import pluggy
 
-from edgerec import hookspecs
+from edgerec import hookspecs, log
 from edgerec.errors import EdgeRecError, PluginError, PluginNotFound
-from edgerec.interfaces import FAILURES, CandidateSource, Settings, SourceFactory, Updater, UpdaterFactory
-
-log = logging.getLogger("edgerec")
+from edgerec.interfaces import (
+    FAILURES,
+    CandidateSource,
+    EventFilter,
+    FilterFactory,
+    Settings,
+    SourceFactory,
+    Updater,
+    UpdaterFactory,
+)
+from edgerec.records import record
 
 GROUP = "edgerec"
 
@@ -40,6 +51,7 @@ class Plugins:
                 self._register(name, plugin)
         self._updaters: dict[str, UpdaterFactory] = self._collect("edgerec_updaters")
         self._sources: dict[str, SourceFactory] = self._collect("edgerec_sources")
+        self._filters: dict[str, FilterFactory] = self._collect("edgerec_event_filters")
 
     def updater(self, name: str, settings: Settings) -> Updater:
         """A new updater of that name. Raises PluginNotFound, or PluginError where its factory fails."""
@@ -59,10 +71,23 @@ class Plugins:
                 self._report(f"source:{name}", error)
         return made
 
+    def filters(self, wanted: Mapping[str, Settings]) -> list[EventFilter]:
+        """The event filters of those names, in order of name; one that is missing or cannot be made is reported."""
+        made = []
+        for name in sorted(wanted):
+            try:
+                if name not in self._filters:
+                    raise PluginNotFound(f"no plugin registers an event filter named {name!r}")
+                made.append(self._made(name, self._filters[name], wanted[name]))
+            except EdgeRecError as error:
+                self._report(f"filter:{name}", error)
+        return made
+
     def summary(self) -> dict[str, dict[str, Any]]:
         """`loaded`: plugin → what it registers; `broken`: plugin → why it is not used."""
         registered: dict[str, list[str]] = {name: [] for name in self.loaded}
-        for hook, kind in (("edgerec_updaters", "updater"), ("edgerec_sources", "source")):
+        hooks = {"edgerec_updaters": "updater", "edgerec_sources": "source", "edgerec_event_filters": "filter"}
+        for hook, kind in hooks.items():
             for implementation in getattr(self.manager.hook, hook).get_hookimpls():
                 if implementation.plugin_name not in self.broken:
                     registered[implementation.plugin_name] += [f"{kind} {name}" for name in implementation.function()]
@@ -113,9 +138,72 @@ class Plugins:
 
 
 def _entry_points() -> Sequence[Any]:
-    from importlib.metadata import entry_points
+    """Entry points of the group, by name. Read straight from the folders where packages are installed.
 
-    return sorted(entry_points(group=GROUP), key=lambda point: point.name)
+    `importlib.metadata` does the same with packages that lie elsewhere (in a zip, or behind an importer that finds
+    them in its own way), but loads the parsers of e-mail, CSV and zip files first.
+    """
+    finders = [finder for finder in sys.meta_path if hasattr(finder, "find_distributions")]
+    folders = [Path(entry or ".") for entry in dict.fromkeys(sys.path)]
+    if finders != [PathFinder] or any(folder.is_file() or folder.suffix == ".egg" for folder in folders):
+        from importlib.metadata import entry_points
+
+        found: Sequence[Any] = tuple(entry_points(group=GROUP))
+    else:
+        found = _installed(folders)
+    return sorted(found, key=lambda point: str(point.name))
+
+
+@record
+class EntryPoint:
+    """A plugin that an installed package announces: its name, and `value`, "module" or "module:attribute"."""
+
+    name: str
+    value: str
+
+    def load(self) -> object:
+        """Imports it."""
+        module, _, attributes = self.value.partition("[")[0].strip().partition(":")
+        found: object = importlib.import_module(module.strip())
+        for attribute in filter(None, attributes.strip().split(".")):
+            found = getattr(found, attribute)
+        return found
+
+
+def _installed(folders: Iterable[Path]) -> list[EntryPoint]:
+    """As `importlib.metadata` sees it: of a package that is there twice, the first one counts."""
+    points: list[EntryPoint] = []
+    seen: set[str] = set()
+    for folder in folders:
+        try:
+            names = sorted(os.listdir(folder))
+        except OSError:
+            continue
+        for entry in names:
+            package, kind = os.path.splitext(entry)
+            if kind not in (".dist-info", ".egg-info"):
+                continue
+            package = package.partition("-")[0].lower().replace("_", "-").replace(".", "-")
+            if package not in seen:
+                seen.add(package)
+                points += _announced(folder / entry / "entry_points.txt")
+    return points
+
+
+def _announced(file: Path) -> list[EntryPoint]:
+    """The entry points of GROUP in one package's file."""
+    try:
+        text = file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError):
+        return []
+    points, section = [], ""
+    for line in map(str.strip, text.splitlines()):
+        if line.startswith("["):
+            section = line[1:].rstrip("]").strip()
+        elif section == GROUP and "=" in line and not line.startswith("#"):
+            name, _, value = line.partition("=")
+            points.append(EntryPoint(name.strip(), value.strip()))
+    return points
 
 
 def _named(one: object) -> tuple[str, object]:

@@ -7,14 +7,15 @@ import json
 import math
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime
 
 from edgerec.bundle.manifest import Manifest
-from edgerec.device import Device, Snapshot, Stale
+from edgerec.device import N_RECENT, Device, Snapshot, Stale, arrival
 from edgerec.errors import InvalidEvent, StoreBusy, UnknownEventKind
-from edgerec.learning.replay import PAUSED, UNKNOWN_ITEM
+from edgerec.interfaces import Arrival
+from edgerec.learning.replay import PAUSED, QUARANTINED, UNKNOWN_ITEM
+from edgerec.records import changed
 from edgerec.store import EventRow, EventTable
 from edgerec.store.events import same_payload
 from edgerec.types import Event, Receipt
@@ -67,7 +68,7 @@ def event_row(event: Event, manifest: Manifest, now: float) -> EventRow:
 
 def _with_scenario(device: Device, row: EventRow) -> EventRow:
     page = row.recommendation_id
-    return row if page is None else replace(row, scenario=device.shown_in(page))
+    return row if page is None else changed(row, scenario=device.shown_in(page))
 
 
 def _text(name: str, value: object) -> str:
@@ -125,8 +126,14 @@ def _recorded(device: Device, before: Snapshot, events: Sequence[Event], rows: S
     now = rows[0].received if rows else 0
     snapshot = before
     stored: list[EventRow] = []
+    timed = {place for place in fresh if len(rows) == 1 or events[place].at is not None}
     for unit in [fresh] if before.paused and fresh else _units(fresh, rows):
-        snapshot, kept = _learned(device, snapshot, [(place, rows[place]) for place in unit], receipts)
+        reasons, recent = _reviewed(snapshot, unit, rows, timed)
+        for place, reason in reasons.items():
+            receipts[place] = Receipt(rows[place].event_id, "quarantined", False)
+            stored.append(rows[place].decided(0, f"{QUARANTINED}: {reason}"))
+        sound = [(place, rows[place]) for place in unit if place not in reasons]
+        snapshot, kept = _learned(snapshot, sound, receipts, recent)
         stored += kept
     if not stored:
         return [receipts[place] for place in range(len(rows))]
@@ -137,7 +144,7 @@ def _recorded(device: Device, before: Snapshot, events: Sequence[Event], rows: S
     device.adopt(snapshot)
     future = {place for place, row in enumerate(rows) if row.at > now}
     return [
-        replace(receipts[place], flags=("future",)) if place in future else receipts[place]
+        changed(receipts[place], flags=("future",)) if place in future else receipts[place]
         for place in range(len(rows))
     ]
 
@@ -153,19 +160,23 @@ def _without_duplicates(
     device: Device, events: Sequence[Event], rows: Sequence[EventRow], receipts: dict[int, Receipt]
 ) -> list[int]:
     """Places of the events that are new; repeated ones get their receipt here."""
-    new: dict[str, int] = {}
+    known = _stored(device, [event.event_id for event in events if event.event_id is not None])
+    new: list[int] = []
+    for place, (event, row) in enumerate(zip(events, rows, strict=True)):
+        old = known.setdefault(row.event_id, row)
+        if old is row:
+            new.append(place)
+        elif same_payload(old, row, at_given=event.at is not None):
+            receipts[place] = Receipt(row.event_id, "duplicate", False)
+    return new
+
+
+def _stored(device: Device, event_ids: Sequence[str]) -> dict[str, EventRow]:
+    """Those of the events that are stored, by id."""
+    if not event_ids:
+        return {}
     with device.database.read() as connection:
-        for place, (event, row) in enumerate(zip(events, rows, strict=True)):
-            if event.event_id is None:
-                new[row.event_id] = place
-                continue
-            first = new.get(row.event_id)
-            old = rows[first] if first is not None else EventTable.find(connection, row.event_id)
-            if old is None:
-                new[row.event_id] = place
-            elif same_payload(old, row, at_given=event.at is not None):
-                receipts[place] = Receipt(row.event_id, "duplicate", False)
-    return list(new.values())
+        return EventTable.find(connection, event_ids)
 
 
 def _units(fresh: Sequence[int], rows: Sequence[EventRow]) -> list[list[int]]:
@@ -177,8 +188,31 @@ def _units(fresh: Sequence[int], rows: Sequence[EventRow]) -> list[list[int]]:
     return [sorted(unit, key=lambda place: (rows[place].at, rows[place].event_id)) for unit in units.values()]
 
 
+def _reviewed(
+    snapshot: Snapshot, unit: Sequence[int], rows: Sequence[EventRow], timed: Collection[int]
+) -> tuple[dict[int, str], tuple[Arrival, ...]]:
+    """What the event filters set aside, place → reason, and the last arrivals after the unit.
+
+    Events that came in together without their times say nothing of how fast they followed one another.
+    """
+    reasons: dict[int, str] = {}
+    recent = snapshot.recent
+    if not snapshot.engine.filters:
+        return reasons, recent
+    for place in unit:
+        if place in timed:
+            one = arrival(rows[place])
+            if (reason := snapshot.engine.set_aside(one, recent)) is not None:
+                reasons[place] = reason
+            recent = (*recent, one)[-N_RECENT:]
+    return reasons, recent
+
+
 def _learned(
-    device: Device, snapshot: Snapshot, unit: Sequence[tuple[int, EventRow]], receipts: dict[int, Receipt]
+    snapshot: Snapshot,
+    unit: Sequence[tuple[int, EventRow]],
+    receipts: dict[int, Receipt],
+    recent: tuple[Arrival, ...],
 ) -> tuple[Snapshot, list[EventRow]]:
     """One learning step: the snapshot after it, and its rows with their verdicts."""
     engine = snapshot.engine
@@ -193,12 +227,12 @@ def _learned(
     for (place, row), event in zip(unit, group, strict=True):
         if event.item < 0:
             receipts[place] = Receipt(row.event_id, "unknown_item", False)
-            kept.append(replace(row, verdict=UNKNOWN_ITEM))
+            kept.append(row.decided(0, PAUSED if snapshot.paused else UNKNOWN_ITEM))
         else:
             taught = learned is not snapshot.learned
             receipts[place] = Receipt(row.event_id, "stored", taught and verdict == "learned", next(ranks))
-            kept.append(replace(row, learned=learned.steps if taught else 0, verdict=verdict))
-    if not known:
+            kept.append(row.decided(learned.steps if taught else 0, verdict))
+    if not known and recent is snapshot.recent:
         return snapshot, kept
-    history = snapshot.history.extended([event.happening() for event in known])
-    return Snapshot(engine, history, learned, snapshot.paused), kept
+    history = snapshot.history.extended([event.happening() for event in known]) if known else snapshot.history
+    return Snapshot(engine, history, learned, snapshot.paused, recent), kept

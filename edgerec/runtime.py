@@ -7,9 +7,6 @@ learning  event ─► progressive validation ─► updater ─► guard ─►
 from __future__ import annotations
 
 import os
-import random
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
@@ -28,13 +25,11 @@ from edgerec.history import History
 from edgerec.learning.progressive import ranks
 from edgerec.lifecycle import BundleInfo, Installation
 from edgerec.plugins import Plugins
-from edgerec.recording import record
-from edgerec.serving import explain, pipeline
+from edgerec.serving import pipeline
 from edgerec.serving.pipeline import Stopwatch
 from edgerec.serving.rules import Eligibility, eligibility, why_blocked
-from edgerec.statistics import statistics
 from edgerec.store import MetaTable
-from edgerec.types import Event, Explanation, Influence, Page, Receipt
+from edgerec.types import CatalogueUpdate, Event, Explanation, Influence, Page, Receipt
 
 MAX_N = 10_000
 
@@ -74,8 +69,8 @@ class Recommender:
         seed: int | None = None,
     ) -> None:
         settings = load_config(config)
-        self._temporary = Path(tempfile.mkdtemp(prefix="edgerec-")) if data_dir is None else None
-        self._random = random.Random(seed) if seed is not None else None
+        self._temporary = _temporary_folder() if data_dir is None else None
+        self._random = None if seed is None else _random_bits(seed)
         self._device = Device(self._temporary or Path(data_dir or ""), Plugins(plugins), settings, clock)
         try:
             factory = bundle if isinstance(bundle, Bundle) else self._device.load(Path(bundle))
@@ -117,7 +112,7 @@ class Recommender:
         eligible = eligibility(catalogue, snapshot.history, seen=rule, exclude=exclude, only=only, where=where)
         rows, reason = pipeline.best(scores, eligible, n)
         watch.lap("rank")
-        items = pipeline.page_items(rows, scores, situation.table, mix, catalogue)
+        items = pipeline.page_items(rows, situation.table, mix, catalogue)
         page = Page(self._page_id(), items, scenario, reason, situation.table.failed, watch.timings)
         if log_exposure:
             at = round(self._device.clock() * 1e6)
@@ -138,7 +133,7 @@ class Recommender:
         blocked = np.zeros(len(scores), np.bool_)
         blocked[row] = True
         rows, reason = pipeline.best(scores, Eligibility(blocked, ("the item itself",)), n)
-        items = pipeline.page_items(rows, scores, table, mix, engine.bundle.catalogue)
+        items = pipeline.page_items(rows, table, mix, engine.bundle.catalogue)
         return Page(self._page_id(), items, "similar", reason)
 
     def record(
@@ -166,6 +161,8 @@ class Recommender:
         Ungrouped events equal `record` one by one. Events of one `group` are all tested against the state
         before the first of them, then learned together, in the order of their time and id.
         """
+        from edgerec.recording import record  # what the first page does not need waits until it is asked for
+
         return record(self._device, events)
 
     def explain(self, item: str, *, recommendation_id: str | None = None, scenario: str = "default") -> Explanation:
@@ -181,8 +178,8 @@ class Recommender:
         row = _row_of(engine.bundle, item)
         mix = engine.mix(snapshot.situation, snapshot.learned, scenario)
         table = snapshot.situation.table
-        parts = pipeline.score_parts(table, mix, row)
-        score = sum(parts.values())
+        parts = pipeline.score_parts(table, mix, np.array(row))
+        score = float(parts.sum())
         filtered = why_blocked(engine.bundle.catalogue, snapshot.history, row, seen=rule)
         return Explanation(
             item=item,
@@ -190,7 +187,7 @@ class Recommender:
             scenario=scenario,
             score=score,
             rank=None if filtered else self._rank(snapshot, pipeline.blended(table, mix), row, rule),
-            parts=parts,
+            parts=dict(zip(table.names, parts.tolist(), strict=True)),
             weights=dict(zip(table.names, mix.weights.tolist(), strict=True)),
             events=self._influences(snapshot, scenario, row, score),
             filtered=filtered,
@@ -205,13 +202,15 @@ class Recommender:
 
     @staticmethod
     def _influences(snapshot: Snapshot, scenario: str, row: int, score: float) -> tuple[Influence, ...]:
+        from edgerec.serving import explain
+
         engine, history = snapshot.engine, snapshot.history
         kinds = engine.bundle.manifest.kinds
 
         def score_of(changed: History) -> float:
             situation = engine.situation(changed, snapshot.learned)
             mix = engine.mix(situation, snapshot.learned, scenario)
-            return sum(pipeline.score_parts(situation.table, mix, row).values())
+            return float(pipeline.score_parts(situation.table, mix, np.array(row)).sum())
 
         moved = explain.influences(history, score, score_of, last=30, keep=5)
         return tuple(
@@ -223,6 +222,20 @@ class Recommender:
             )
             for place, effect in moved
         )
+
+    def update_catalogue(self, items: Iterable[Mapping[str, Any]], *, remove: Collection[str] = ()) -> CatalogueUpdate:
+        """Takes new items, and changes to known ones, without a new bundle; all of it or nothing.
+
+        An item is `{"item": id, "title": …, "attributes": {…}}`; a new one is placed by its `content`, content
+        vectors by modality, or by a ready `vector`, and by its `popularity` where that is known. Told of again, it is
+        replaced. What was told holds until a bundle brings the item. `remove`: ids that were told of.
+
+        Raises DataError, naming the item, or StoreBusy.
+        """
+        # imported here because most apps get new items with a new bundle
+        from edgerec.catalogue_update import update
+
+        return update(self._device, items, remove)
 
     def install(self, bundle: str | os.PathLike[str], *, force: bool = False) -> Installation:
         """Verifies a bundle, repeats its golden cases, tries it on this user's events, and switches to it.
@@ -251,16 +264,20 @@ class Recommender:
         with self._device.exclusive() as snapshot:
             with self._device.write(snapshot) as connection:
                 MetaTable.set(connection, "paused", "1" if paused else "0")
-            self._device.adopt(Snapshot(snapshot.engine, snapshot.history, snapshot.learned, paused))
+            self._device.adopt(Snapshot(snapshot.engine, snapshot.history, snapshot.learned, paused, snapshot.recent))
 
     def stats(self) -> dict[str, Any]:
         """Counts, versions, sizes, plugins, and per scenario how every ranking did, test-then-train."""
+        from edgerec.statistics import statistics
+
         return statistics(self._device, self.bundle)
 
     def close(self) -> None:
         """Writes what is buffered and lets go of the store. Closing twice is fine."""
         self._device.close()
         if self._temporary is not None:
+            import shutil
+
             shutil.rmtree(self._temporary, ignore_errors=True)
 
     def __enter__(self) -> Recommender:
@@ -272,7 +289,19 @@ class Recommender:
         self.close()
 
     def _page_id(self) -> str:
-        return os.urandom(8).hex() if self._random is None else f"{self._random.getrandbits(64):016x}"
+        return os.urandom(8).hex() if self._random is None else f"{self._random(64):016x}"
+
+
+def _temporary_folder() -> Path:
+    import tempfile
+
+    return Path(tempfile.mkdtemp(prefix="edgerec-"))
+
+
+def _random_bits(seed: int) -> Callable[[int], int]:
+    import random
+
+    return random.Random(seed).getrandbits
 
 
 def _check_request(n: int, seen: str | None) -> None:

@@ -26,7 +26,7 @@ def statistics(device: Device, running: BundleInfo) -> dict[str, Any]:
             "updater": updater.name if updater else None,
             "paused": snapshot.paused,
             "steps": snapshot.learned.steps,
-            "scenarios": {name: _scenario(snapshot, name) for name in snapshot.learned.scenarios},
+            "scenarios": {name: _scenario(snapshot, name) for name in snapshot.learned.names},
         },
         "store_bytes": sum(p.stat().st_size for p in device.data_dir.glob("edgerec.db*")),
         "plugins": {"loaded": list(device.plugins.loaded), "broken": dict(device.plugins.broken)},
@@ -35,16 +35,15 @@ def statistics(device: Device, running: BundleInfo) -> dict[str, Any]:
 
 def _scenario(snapshot: Snapshot, name: str) -> dict[str, Any]:
     learner, sources = snapshot.engine.learner, snapshot.engine.scorer.names
-    progress = snapshot.learned.scenarios[name]
-    weights, use_vector = learner.serving(snapshot.learned, name)
+    progress = snapshot.learned.scenario(name)
+    weights, _ = learner.serving(snapshot.learned, name)
     rankings = {}
     for ranking, sums in zip((*RANKINGS, *sources), progress.sums.tolist(), strict=True):
         n = int(sums[0])
         means = {metric: total / n if n else None for metric, total in zip(METRICS[1:], sums[1:], strict=True)}
         rankings[ranking] = {"n": n, **means}
-    served = (weights is progress.weights, use_vector)
     return {
         "weights": dict(zip(sources, weights.tolist(), strict=True)),
-        "served": dict(zip(PARTS, served, strict=True)),
+        "served": dict(zip(PARTS, learner.trusted(progress.guard), strict=True)),
         "progressive": rankings,
     }

@@ -5,19 +5,21 @@ All are frozen. Arrays handed to plugins are read-only; `(n_items, dim)` and the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgerec.records import field, record
+
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
 Bools = NDArray[np.bool_]
+_DOT_BLOCK = 1 << 16
 MIN_STD = 1e-9
 """A source whose scores vary less than this over the catalogue says nothing and counts as zero."""
 
@@ -25,7 +27,7 @@ State = Mapping[str, NDArray[Any]]
 """An updater's state: named arrays, nothing else, so that it survives bytes, versions and languages."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Event:
     """One thing the user did, as the app tells it.
 
@@ -43,7 +45,7 @@ class Event:
     event_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Receipt:
     """What became of a recorded event.
 
@@ -59,7 +61,18 @@ class Receipt:
     flags: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record
+class CatalogueUpdate:
+    """What an update of the catalogue did, in items: `added` to the bundle's own, `changed` where known before,
+    `removed`; `overlay`: how many the device now holds beside its bundle."""
+
+    added: int
+    changed: int
+    removed: int
+    overlay: int
+
+
+@record
 class Recommendation:
     """One place on a page. `parts` are the blended score's terms per source; they add up to `score`."""
 
@@ -71,7 +84,7 @@ class Recommendation:
     propensity: float = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Page(Sequence[Recommendation]):
     """A ranked list that reads like a list. `reason` says why it is shorter than asked, else None.
 
@@ -100,7 +113,7 @@ class Page(Sequence[Recommendation]):
         return iter(self.items)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Influence:
     """How far one past event moved the score of an explained item (score with it minus without it)."""
 
@@ -110,7 +123,7 @@ class Influence:
     effect: float
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Explanation:
     """Why an item stands where it stands: `parts` add up to `score`; `filtered` says why it is absent."""
 
@@ -125,7 +138,7 @@ class Explanation:
     filtered: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Request:
     """What a candidate source may know of the request it serves."""
 
@@ -135,7 +148,7 @@ class Request:
     context: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Model:
     """Read-only arrays of the running bundle.
 
@@ -156,7 +169,7 @@ class Model:
         return int(self.vectors.shape[1])
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Profile:
     """What the device knows of its user at one moment; a snapshot.
 
@@ -186,7 +199,7 @@ class Profile:
         return (self.at[-1] - self.at) / 86400.0 if len(self.at) else self.at
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SourceScores:
     """Scores of one candidate source with their mean and standard deviation over the whole catalogue.
 
@@ -202,11 +215,12 @@ class SourceScores:
     @classmethod
     def dense(cls, values: Float32) -> SourceScores:
         """Scores for every item; the statistics are computed."""
-        mean = float(np.add.reduce(values)) / len(values)
-        squares = values - np.float32(mean)
-        squares *= squares
-        # a sum, not a dot product: numpy sums in pairs, which stays exact over a million items
-        return cls(values, None, mean, (float(np.add.reduce(squares)) / len(values)) ** 0.5)
+        n = len(values)
+        mean = float(np.add.reduce(values)) / n
+        variance = _sum_of_squares(values) / n - mean * mean
+        if not variance > mean * mean:  # the difference of two large numbers has lost its digits
+            variance = _sum_of_squares(values - np.float32(mean)) / n
+        return cls(values, None, mean, variance**0.5)
 
     @classmethod
     def sparse(cls, rows: Int32, values: Float32, n_items: int) -> SourceScores:
@@ -226,33 +240,60 @@ class SourceScores:
         return out
 
 
-@dataclass(frozen=True, slots=True)
-class ScoreTable:
-    """Standardised scores of every source for one profile.
+def _sum_of_squares(values: Float32) -> float:
+    """Σ v², summed in blocks, because a dot product in float32 loses digits over a million items."""
+    if len(values) <= _DOT_BLOCK:
+        return float(values.dot(values))
+    blocks = (values[start : start + _DOT_BLOCK] for start in range(0, len(values), _DOT_BLOCK))
+    return sum(float(block.dot(block)) for block in blocks)
 
-    `z` float32 (S, n_items), the sources in the order of `names`, taste under u = 0 · `personal` float32
-    (n_items,): taste under the user's own u · `extra` float64 (S,): weights on top of the blend's while
-    little is known of the user · `failed`: sources that gave nothing usable; their rows are 0.
+
+@record
+class ScoreTable:
+    """Every source's scores for one profile, and what standardises them: (scores − mean) · scale.
+
+    `scores` float32 (S, n_items) in the order of `names`, taste (row `taste`) under u = 0; where there is a user
+    vector, a row S more: taste under the user's own u · `mean`, `scale` float64, one per row; `scale` 0 where a source
+    says nothing · `extra` float64 (S,): weights on top of the blend's while little is known of the user · `failed`:
+    sources that gave nothing usable; their rows are 0 · `pending`: what fills in row S; `complete` runs it.
     """
 
     names: tuple[str, ...]
-    z: Float32
-    personal: Float32
+    scores: Float32
+    mean: Float64
+    scale: Float64
+    taste: int
     extra: Float64
     failed: tuple[str, ...] = ()
-
-    @property
-    def taste(self) -> int:
-        """The row of `z` that `personal` replaces when the user vector is served."""
-        return self.names.index("taste")
+    pending: list[Callable[[], object]] = field(default_factory=list)
 
     @property
     def impersonal(self) -> bool:
-        """Whether there is no user vector, so that `personal` is a view of taste's own row."""
-        return self.personal.base is self.z
+        """Whether there is no user vector, so that taste's own row serves with and without it."""
+        return len(self.scores) == len(self.names)
+
+    def complete(self) -> None:
+        """Makes sure of row S: a pass over all vectors, which a page that serves without u need not wait for."""
+        for fill in tuple(self.pending):  # two threads that both run it write the same
+            fill()
+        self.pending.clear()
+
+    def z(self, rows: Int64, *, personal: bool = False) -> Float64:
+        """Standardised scores of some items, float64 (S, …) for catalogue rows int64 (…).
+
+        `personal`: taste under the user's own u.
+        """
+        n = len(self.names)
+        shape = (n,) + (1,) * rows.ndim
+        z = self.scores[:n].take(rows, axis=1) - self.mean[:n].reshape(shape)
+        z *= self.scale[:n].reshape(shape)
+        if personal and not self.impersonal:
+            self.complete()
+            z[self.taste] = (self.scores[n].take(rows) - self.mean[n]) * self.scale[n]
+        return z
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Replayed:
     """Past positive events that a step may learn from again; the same fields as the batch's own."""
 
@@ -261,7 +302,7 @@ class Replayed:
     query: Float32  # (R, dim)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LearningBatch:
     """All an updater may learn from in one step: the events of one group, tested but not yet learned.
 

@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = [
+    {"records", "log"},
     {"types", "errors", "version"},
     {"interfaces", "config"},
     {"hookspecs", "bundle", "store"},
@@ -18,8 +19,8 @@ FLOORS = [
     {"serving", "learning", "plugins"},
     {"engine"},
     {"device", "golden"},
-    {"recording", "lifecycle"},
-    {"statistics"},
+    {"recording", "lifecycle", "catalogue_update"},
+    {"statistics", "console"},
     {"runtime"},
     {"__init__"},
     {"cli"},
@@ -97,7 +98,9 @@ def test_no_file_grows_out_of_hand() -> None:
 
 
 SCRIPT = """
-import sys, edgerec
+import sys
+sys.modules["pandas"] = None  # sqlite_utils takes it where it finds it; whoever else tries is told
+import edgerec
 from pathlib import Path
 eager = {"click", "sqlite_utils", "onnxruntime"} & set(sys.modules)
 assert not eager, f"import edgerec brought {eager}"
@@ -109,7 +112,7 @@ for _ in range(2):  # the second time nothing is left to migrate
         rec.record(page[0].item, "click", recommendation_id=page.id)
         rec.recommend(3)
     late = {name.partition(".")[0] for name in set(sys.modules) - before}
-heavy = set(sys.argv[3].split(",")) & {name.partition(".")[0] for name in sys.modules}
+heavy = set(sys.argv[3].split(",")) & {name.partition(".")[0] for name, module in sys.modules.items() if module}
 assert not heavy, f"serving brought {heavy}"
 assert not {"click", "sqlite_utils"} & late, late
 """

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 import edgerec
 from edgerec.bundle import verify
 from edgerec.cli import main
+from edgerec.types import Model
 from edgerec_tools.bench import families, recording, report, serving, sgd, topk
 from edgerec_tools.bench.measure import Row, in_turns
 from edgerec_tools.bench_commands import _FAMILIES
@@ -69,7 +70,10 @@ def test_the_plain_sgd_step_is_the_plugins(bundle: Path) -> None:
     rng = np.random.default_rng(0)
     u, query = rng.normal(0, 0.1, (2, 64)).astype(np.float32)
     vectors, bias = random_vectors(9, 64), rng.normal(0, 0.1, 9).astype(np.float32)
-    ours = sgd.Sgd({"rate": sgd.RATE, "pull": sgd.PULL}).step(u, 0, 1.0, query, vectors, bias)
+    model = Model(vectors, bias, np.zeros(9, np.float32))
+    updater = sgd.Sgd({"rate": sgd.RATE, "pull": sgd.PULL})
+    (example,) = updater.examples(sgd._batch(model, query, np.arange(9, dtype=np.int32)))
+    ours = updater.step(u, 0, example)
     np.testing.assert_allclose(ours, sgd.plain_step(u, query, vectors, bias), rtol=1e-4, atol=1e-6)
 
 

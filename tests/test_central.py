@@ -9,7 +9,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from edgerec_tools.central import ARMS, CentralArm, central, ease, invert
+from edgerec_tools.baselines.linear import ease, invert
+from edgerec_tools.central import ARMS, CentralArm, central
 from edgerec_tools.datasets import Dataset, load
 from edgerec_tools.datasets.assemble import assemble
 

@@ -286,3 +286,65 @@ def test_list_names_what_is_here_and_how_to_get_the_rest(home: Path) -> None:
     assert not entries["broken"]["available"]
     assert not entries["ml-1m"]["available"]
     assert "ml-1m is not here yet: edgerec data fetch ml-1m" in run("list").stdout
+
+
+SHOP = """kunde;artikel;datum;menge;preis
+u;a;05.03.2026 10:00;2;1,50
+u;b;05.03.2026 10:00;1;12,5
+u;a;6.3.2026;1;1,50
+v;b;05.03.2026 10:00:00;-1;12,5
+w;b;13.3.2026;1;12,5
+"""
+SHOP_COLUMNS = {"user": "kunde", "item": "artikel", "timestamp": "datum", "value": "menge", "price": "preis"}
+
+
+def test_what_a_user_bought_at_one_time_is_one_basket(tmp_path: Path) -> None:
+    dataset, report = import_file(text(tmp_path / "x.csv", SHOP), columns=SHOP_COLUMNS, kind="purchase")
+    assert [(dataset.users[b.user], b.rows.tolist()) for b in dataset.baskets()] == [
+        ("u", [0, 1]), ("u", [0]), ("w", [1])
+    ]  # fmt: skip
+    assert report.baskets == "what a user bought at one time"
+    ratings, told = import_file(text(tmp_path / "y.csv", "user,item,rating,at\nu,i,1,5\nu,j,4,5\n"))
+    assert (ratings.n_baskets, told.baskets) == (2, "every event is one")
+
+
+def test_points_and_commas_of_other_countries_are_read(tmp_path: Path) -> None:
+    dataset, report = import_file(text(tmp_path / "x.csv", SHOP), columns=SHOP_COLUMNS, kind="purchase")
+    assert dataset.attributes["price"] == (1.5, 12.5)
+    assert dataset.at[0] == 1772704800  # 2026-03-05T10:00:00Z
+    assert report.timestamps == "day.month.year"
+    assert report.finding("quantity not above 0").rows == 1
+    thousands = text(tmp_path / "y.csv", 'user;item;at;price\nu;i;5;"1,234"\nu;j;5;1.5\n')
+    dataset, report = import_file(thousands)
+    assert report.finding("unparseable").examples[0].reason == "price '1,234' is not a finite number"
+
+
+def test_when_nothing_is_left_the_error_says_why(tmp_path: Path) -> None:
+    path = text(tmp_path / "x.csv", "user,item,time\nu,i,3/4/2026\nu,j,3/5/2026\n")
+    with pytest.raises(DataError, match=r"2 unparseable \(line 2: timestamp '3/4/2026' is neither"):
+        import_file(path)
+
+
+def test_a_folder_with_one_data_set_is_that_data_set(tmp_path: Path) -> None:
+    path = text(tmp_path / "orders.csv", "user,item,time\nu,i,5\n")
+    document("import", path, "--out", tmp_path / "shop")
+    assert load(tmp_path / "shop").name == "orders"
+    document("import", path, "--out", tmp_path / "shop", "--name", "again")
+    with pytest.raises(DataError, match=r"holds 2 data sets.*again\.dataset"):
+        load(tmp_path / "shop")
+    with pytest.raises(DataError, match=r"holds no data set"):
+        load(tmp_path)
+
+
+def test_columns_that_describe_items_come_in(tmp_path: Path) -> None:
+    content = "user,item,time,colour,size\nu,a,1,red,1\nv,a,2,red,3\nw,a,3,blue,\nu,b,4,,7.5\n"
+    dataset, report = import_file(text(tmp_path / "x.csv", content), attributes=["colour", "size"])
+    assert dataset.attributes == {"colour": ("red", ""), "size": (2.0, 7.5)}
+    assert report.ignored == ()
+    frame = pl.read_csv(tmp_path / "x.csv")
+    frame.write_parquet(tmp_path / "x.parquet")
+    assert import_file(tmp_path / "x.parquet", attributes=["size"])[0].attributes == {"size": (2.0, 7.5)}
+    told = document("import", tmp_path / "x.csv", "--attributes", "colour, size", "--out", tmp_path / "out")
+    assert load(told["path"]).attributes == dataset.attributes
+    with pytest.raises(DataError, match="no column 'weight'"):
+        import_file(tmp_path / "x.csv", attributes=["weight"])

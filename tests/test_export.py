@@ -100,6 +100,7 @@ class Made:
     n_negatives: int = 8
     n_replayed: int = 4
     learn_history: bool = False
+    content: Any = None
 
 
 def made(n_items: int = 400, n_histories: int = 120, *, seed: int = 0, encoder: nn.Module | None = None) -> Made:

@@ -7,13 +7,14 @@ import subprocess
 import sys
 import types
 import venv
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import Opener
 
-from edgerec import errors
+from edgerec import errors, plugins
 from edgerec.hookspecs import hookimpl
 from edgerec.plugins import Plugins
 from edgerec.types import LearningBatch, Model, Profile, Request, SourceScores, State
@@ -26,6 +27,31 @@ def test_first_party_plugins_come_by_entry_point() -> None:
     assert found["loaded"]["sgd"] == ["updater sgd"]
     assert found["loaded"]["foldin"] == ["updater foldin"]
     assert found["broken"] == {}
+
+
+@pytest.mark.parametrize("group", ["edgerec", "console_scripts", "pytest11", "no.such.group"])
+def test_entry_points_are_those_that_importlib_finds(group: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugins, "GROUP", group)
+    points = plugins._installed([Path(entry or ".") for entry in dict.fromkeys(sys.path)])
+    assert sorted((point.name, point.value) for point in points) == sorted(
+        (point.name, point.value) for point in entry_points(group=group)
+    )
+
+
+def test_entry_points_name_modules_and_attributes(tmp_path: Path) -> None:
+    def package(name: str, text: str) -> None:
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "entry_points.txt").write_text(text)
+
+    package(
+        "a-1.0.dist-info",
+        "[other]\nx = sys\n\n[edgerec]\n# a comment\none = json\ntwo=json : JSONDecoder.decode [extra]\n",
+    )
+    package("later/A-2.0.dist-info", "[edgerec]\nthree = json\n")
+    (tmp_path / "b-1.0.egg-info").write_text("not a folder")
+    points = plugins._installed([tmp_path, tmp_path / "later", tmp_path / "absent"])
+    assert [point.name for point in points] == ["one", "two"], "of a package that is there twice the first one counts"
+    assert [point.load() for point in points] == [json, json.JSONDecoder.decode]
 
 
 @pytest.mark.parametrize("name", ["sgd", "edgerec_plugins.sgd"])

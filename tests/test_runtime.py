@@ -400,3 +400,17 @@ def test_a_scenario_without_plugins_needs_no_updater(opener: Opener, tmp_path: P
     rec = opener(path, tmp_path / "s", plugins=[])
     assert rec.record("i3", PURCHASE).learned
     assert rec.stats()["learning"]["updater"] is None
+
+
+def test_a_user_vector_that_helps_is_served_though_the_blend_is_not_learned(
+    opener: Opener, tmp_path: Path
+) -> None:
+    rec = opener(config=edgerec.Config(learn_blend=False, updaters={"sgd": {"rate": 1.0}}))
+    never = opener(data_dir=tmp_path / "other", config=edgerec.Config(learn_blend=False, updater="none"))
+    for n in range(30):
+        for one in (rec, never):
+            one.record(("i37", "i41", "i52")[n % 3], "click")
+    scenario = rec.stats()["learning"]["scenarios"]["default"]
+    assert scenario["served"] == {"blend": False, "user_vector": True}
+    assert scenario["progressive"]["personal"]["ndcg@10"] > scenario["progressive"]["base"]["ndcg@10"]
+    assert [r.score for r in rec.recommend(60)] != [r.score for r in never.recommend(60)]

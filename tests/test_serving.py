@@ -16,6 +16,8 @@ from edgerec.errors import RequestError, UnknownAttribute
 from edgerec.history import Happening, History
 from edgerec.serving import rules
 from edgerec.serving.blend import cold_start_boost, starting_weights
+from edgerec.serving.pipeline import Mix, blended
+from edgerec.serving.scorer import Scorer
 from edgerec.serving.sources import Habit, Neighbours, Popular, Taste
 from edgerec.serving.topk import top_k
 from edgerec.types import Model, Profile, Request, SourceScores
@@ -74,6 +76,32 @@ def test_neighbours_sum_each_item_once_by_its_newest_age(bundle: edgerec.Bundle)
         dense[item, csr.ids[span]] = csr.weights[span]
     expected = dense[3] + dense[5] * (0.75 * 0.5 + 0.25 * 0.5**10)
     np.testing.assert_allclose(source.score(REQUEST, profile, bundle.model).values, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("constants", "weights"),
+    [
+        ({"half_life_events": 1}, {5: 0.25, 3: 0.5, 8: 1.0}),
+        ({"last": 2}, {3: 1.0, 8: 1.0}),
+        ({"half_life_events": 2, "last": 1}, {8: 1.0}),
+        ({"half_life_events": 1, "half_life_days": 10}, {5: 0.25 * 0.5, 3: 0.5, 8: 1.0}),
+    ],
+)
+def test_neighbours_may_count_distinct_items_from_the_newest(
+    bundle: edgerec.Bundle, constants: dict[str, float], weights: dict[int, float]
+) -> None:
+    csr = bundle.neighbours
+    settings = {"half_life_days": 1e9, **constants}
+    source = Neighbours(csr.indptr, csr.ids, csr.weights, settings)
+    events = [(3, 0.0), (5, 10.0), (3, 20.0), (8, 20.0), (8, 20.0)]
+    profile = profile_of(bundle.manifest, [(row, "click", day * DAY, None) for row, day in events])
+    expected = np.zeros(60)
+    for item, weight in weights.items():
+        span = slice(csr.indptr[item], csr.indptr[item + 1])
+        expected[csr.ids[span]] += weight * csr.weights[span]
+    np.testing.assert_allclose(source.score(REQUEST, profile, bundle.model).values, expected, rtol=1e-5)
+    nothing = source.score(REQUEST, profile_of(bundle.manifest, []), bundle.model)
+    assert not nothing.values.any()
 
 
 def test_neighbours_without_history_or_links_are_zero(bundle: edgerec.Bundle) -> None:
@@ -215,3 +243,59 @@ def test_disliked_items_are_never_served(tmp_path: Path) -> None:
         for scenario in ("default", "reorder"):
             assert worst not in [r.item for r in rec.recommend(60, scenario=scenario)]
         assert rec.explain(worst).filtered == "disliked"
+
+
+@pytest.mark.parametrize("times", [(3, 1, 2), (1, 2, 3), (3, 2, 1, 0), (2, 2, 1, 2)])
+def test_a_group_in_any_order_enters_an_empty_history_by_time(bundle: edgerec.Bundle, times: tuple[int, ...]) -> None:
+    happenings: list[Happening] = [(row, "purchase", DAY * at, "g") for row, at in enumerate(times)]
+    empty = History.empty(bundle.manifest)
+    together, one_by_one = empty.extended(happenings), empty
+    for happening in happenings:
+        one_by_one = one_by_one.extended([happening])
+    in_time = sorted(range(len(times)), key=lambda row: times[row])
+    for history in (together, one_by_one):
+        assert history.rows.tolist() == in_time
+        assert history.at.tolist() == [DAY * times[row] for row in in_time]
+        assert history.seen.nonzero()[0].tolist() == list(range(len(times)))
+    assert len(set(together.groups.tolist())) == 1
+
+
+def test_scores_far_from_zero_do_not_drown_the_others(bundle: edgerec.Bundle) -> None:
+    """A source may count from any origin: a year, a price, a number of seconds."""
+    rng = np.random.default_rng(3)
+    values = rng.standard_normal(60).astype(np.float32)
+
+    class Shifted:
+        name = "shifted"
+
+        def __init__(self, by: float) -> None:
+            self.by = np.float32(by)
+
+        def score(self, request: Request, profile: Profile, model: Model) -> SourceScores:
+            return SourceScores.dense(values * 64 + self.by)
+
+    profile = profile_of(
+        bundle.manifest, [(3, "click", 0.0, None)], query=rng.standard_normal(bundle.manifest.dim).astype(np.float32)
+    )
+    ranked = []
+    for by in (0.0, 1e6):
+        scorer = Scorer(bundle.model, [Taste(), Popular(bundle.model), Shifted(by)], {})
+        table = scorer.table(profile, REQUEST)
+        mix = Mix(np.array([1.0, 0.1, 1e-2]), False)
+        ranked.append(np.argsort(-blended(table, mix), kind="stable").tolist())
+        np.testing.assert_allclose(table.z(np.arange(60))[2], (values - values.mean()) / values.std(), atol=1e-2)
+    assert ranked[0][:20] == ranked[1][:20]
+
+
+def test_a_user_vector_has_a_row_of_its_own(bundle: edgerec.Bundle) -> None:
+    rng = np.random.default_rng(4)
+    query, u = rng.standard_normal((2, bundle.manifest.dim)).astype(np.float32)
+    profile = profile_of(bundle.manifest, [(3, "click", 0.0, None)], query=query, user_vector=u)
+    table = Scorer(bundle.model, [Taste(), Popular(bundle.model)], {}).table(profile, REQUEST)
+    rows = np.arange(bundle.model.n_items)
+    for personal, q in ((False, query), (True, query + u)):
+        raw = bundle.model.vectors @ q + bundle.model.bias
+        expected = (raw - raw.mean()) / raw.std()
+        np.testing.assert_allclose(table.z(rows, personal=personal)[0], expected, atol=1e-4)
+        found = blended(table, Mix(np.array([2.0, 0.0]), personal))
+        np.testing.assert_allclose(found - found.mean(), 2 * expected, atol=1e-4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,8 +27,9 @@ from edgerec_tools.arms import choose
 from edgerec_tools.comparison import document
 from edgerec_tools.datasets import Dataset, write
 from edgerec_tools.ledger import record
+from edgerec_tools.progress import bars
 from edgerec_tools.replay import Stories
-from edgerec_tools.simulate import ArmResult, Job, Period, Simulation, SimulationError, run, simulate
+from edgerec_tools.simulate import ArmResult, Job, Once, Period, Simulation, SimulationError, run, simulate
 
 PERIOD = Period(CUTOFF)
 ARMS = ("popular", "frozen", "fresh", "foldin", "personalised")
@@ -332,3 +334,22 @@ def test_a_users_mistake_is_an_exit_code_and_a_hint(bundle_path: Path, data_file
         assert (result.exit_code, result.stdout) == (code, ""), result.output
         assert message in result.stderr
         assert "hint" in result.stderr
+
+
+def test_a_broken_plugin_is_heard_once(capsys: pytest.CaptureFixture[str]) -> None:
+    log = logging.Logger("edgerec")
+    log.addHandler(logging.StreamHandler())
+    log.addFilter(Once())
+    for updater in ("mine", "mine", "yours", "mine"):
+        log.warning("updater %s failed", updater)
+    assert capsys.readouterr().err == "updater mine failed\nupdater yours failed\n"
+
+
+def test_progress_is_a_line_now_and_then_where_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:
+    with bars() as progress:
+        for done in range(101):
+            progress("devices", done, 100)
+        progress("empty", 0, 0)
+    shown = capsys.readouterr()
+    assert shown.err.splitlines() == [*(f"devices {n}/100" for n in (0, 25, 50, 75, 100)), "empty 0/0"]
+    assert shown.out == ""

@@ -46,8 +46,8 @@ def test_events_come_back_as_they_went_in(database: Database) -> None:
         assert [r.payload() for r in stored] == [r.payload() for r in rows]
         assert [item for item, *_ in EventTable.history(connection)] == ["a", "a"]
         assert [at for _, _, at, _ in EventTable.history(connection)] == [3, 9]
-        assert EventTable.find(connection, "a") == stored[1]
-        assert EventTable.find(connection, "zzz") is None
+        assert EventTable.find(connection, ["a", "zzz"]) == {"a": stored[1]}
+        assert EventTable.find(connection, ["zzz"]) == {}
 
 
 def test_a_future_event_counts_from_its_arrival() -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import stat
 import struct
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,6 +123,8 @@ class Archive:
             raise BundleInvalid(f"{name}: {info.file_size} bytes in the zip, {entry.size} in the manifest")
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
+        import hashlib
+
         digest = hashlib.sha256()
         with target.open("xb") as file:
             for piece in self._pieces(info, entry.size):
@@ -136,6 +136,7 @@ class Archive:
 
     def _pieces(self, info: zipfile.ZipInfo, limit: int) -> Iterable[bytes]:
         import zipfile
+        import zlib
 
         total = 0
         try:

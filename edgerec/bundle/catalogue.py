@@ -10,25 +10,26 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgerec.bundle.catalogue_index import SCHEMA, build_index
 from edgerec.bundle.files import scratch, sync
 from edgerec.errors import BundleError
+from edgerec.records import record
 from edgerec.types import Float64, Int32, Int64
 
 CACHED_ROWS = 1 << 16
+SCHEMA = 1
+"""Of the index."""
 _CHUNK = 500
 
 Mask = NDArray[np.bool_]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Numbers:
     """A numeric attribute. `values` float64 (n_items,), NaN where absent."""
 
@@ -43,7 +44,7 @@ class Numbers:
         return None if np.isnan(found) else found
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Labels:
     """A text attribute. `codes` int32 (n_items,): index into `labels`, -1 where absent."""
 
@@ -59,7 +60,7 @@ class Labels:
         return None if code < 0 else self.labels[code]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Flags:
     """A yes-or-no attribute. `codes` int8 (n_items,): 1, 0, or -1 where absent."""
 
@@ -75,7 +76,7 @@ class Flags:
         return None if code < 0 else bool(code)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Tags:
     """A list-of-text attribute. Item `row` has `labels[c]` for c in `codes[indptr[row]:indptr[row + 1]]`.
 
@@ -123,6 +124,8 @@ class Catalogue:
         """
         connection = _connect(index, n_items)
         if connection is None:
+            from edgerec.bundle.catalogue_index import build_index
+
             with scratch(index.parent) as folder:
                 fresh = folder / "index.db"
                 build_index(source, fresh, n_items)

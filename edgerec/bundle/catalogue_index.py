@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from edgerec.bundle.catalogue import SCHEMA
 from edgerec.errors import BundleError, BundleInvalid
 
-SCHEMA = 1
 FILE = "catalogue.jsonl"
 MAX_LINE = 1 << 16
 MAX_ITEM = 256
@@ -51,6 +51,17 @@ def build_index(source: Path, target: Path, n_items: int) -> None:
         raise BundleError(f"{FILE}: cannot be indexed: {error}", hint="is there space on the disk?") from error
     finally:
         connection.close()
+
+
+def check_entry(item: object, title: object, attributes: object) -> dict[str, str]:
+    """Holds one item to the rules of the catalogue; the kind of each attribute. Raises BundleInvalid."""
+    try:
+        line = json.dumps({"item": item, "row": 0, "title": title, "attributes": attributes}, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BundleInvalid(f"cannot be written as JSON: {error}") from None
+    columns = _Columns(1)
+    columns.add(0, _parse(line.encode("utf-8", "surrogatepass"))[3])
+    return columns.kinds()
 
 
 def _check_unique(connection: sqlite3.Connection) -> None:
@@ -157,6 +168,10 @@ class _Columns:
         if len(self._builders) >= MAX_ATTRIBUTES:
             raise BundleInvalid(f"more than {MAX_ATTRIBUTES} attributes")
         return self._builders.setdefault(name, maker(self._n_items))
+
+    def kinds(self) -> dict[str, str]:
+        """The kind of every attribute."""
+        return {name: builder.kind for name, builder in self._builders.items()}
 
     def write(self, connection: sqlite3.Connection) -> None:
         for name, builder in self._builders.items():

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 
 try:
@@ -20,8 +20,23 @@ STALE_S = 24 * 3600.0
 
 def file_sha256(path: Path) -> str:
     """Hex sha256 of a file's bytes."""
+    import hashlib
+
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256(data: bytes) -> str:
+    """Hex sha256 of a few bytes."""
+    # as the standard library's `random` does: hashlib loads OpenSSL, for which a cold start need not wait
+    for name in ("_sha2", "_sha256"):
+        try:
+            return str(import_module(name).sha256(data).hexdigest())
+        except ImportError:
+            continue
+    import hashlib
+
+    return hashlib.sha256(data).hexdigest()
 
 
 def sync(path: Path) -> None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 from edgerec.errors import BundleInvalid, BundleUnsupported
+from edgerec.records import field, record
 
 FORMAT = 1
 SEEN_RULES = ("hide", "show")
@@ -19,7 +19,7 @@ MAX_ITEMS = 20_000_000
 MAX_DIM = 4096
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class EventKind:
     """`weight` scales learning (negative: speaks against the item); `consumes`: the item counts as seen."""
 
@@ -27,7 +27,7 @@ class EventKind:
     consumes: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Scenario:
     """`seen`: hide or show items the user consumed; `weights`: the blend's starting weight per source."""
 
@@ -35,7 +35,7 @@ class Scenario:
     weights: Mapping[str, float]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class FileEntry:
     """Digest (hex sha256) and size (bytes) of one file of the bundle."""
 
@@ -43,7 +43,7 @@ class FileEntry:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Manifest:
     """Format 1. Constants of sources, blend, guard and updaters are plain mappings of numbers and strings."""
 
@@ -70,6 +70,8 @@ class Manifest:
     retrieval: Mapping[str, Any] = field(default_factory=lambda: {"kind": "exact"})
     federated: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
+    content: Mapping[str, Any] = field(default_factory=dict)
+    filters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -179,6 +181,8 @@ def parse(text: str) -> Manifest:
         retrieval=top.take("retrieval", dict, {"kind": "exact"}),
         federated=top.take("federated", dict, {}),
         metrics=top.take("metrics", dict, {}),
+        content=top.take("content", dict, {}),
+        filters={name: part.data for name, part in top.sections("filters", {}).items()},
     )
     _check(manifest)
     return manifest
@@ -214,7 +218,7 @@ def dump(manifest: Manifest) -> str:
         "encoder_inputs": list(manifest.encoder_inputs),
         **{key: getattr(manifest, key) for key in ("sources", "blend", "guard", "updater", "updaters")},
         **{key: getattr(manifest, key) for key in ("n_negatives", "n_replayed", "learn_history", "retrieval")},
-        **{key: getattr(manifest, key) for key in ("federated", "metrics")},
+        **{key: getattr(manifest, key) for key in ("federated", "metrics", "content", "filters")},
         "files": {n: {"sha256": f.sha256, "size": f.size} for n, f in sorted(manifest.files.items())},
     }
     return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"

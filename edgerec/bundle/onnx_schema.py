@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from edgerec.bundle.protobuf import Spec
+from edgerec.records import record
 
 FLOAT, UINT8, INT8, INT32, INT64, BOOL, FLOAT16, DOUBLE = 1, 2, 3, 6, 7, 9, 10, 11
 
@@ -102,7 +102,7 @@ SHAPE: Spec = {1: ("dim", "list")}
 DIM: Spec = {1: ("dim_value", "int"), 2: ("dim_param", "text"), 3: ("denotation", "text")}
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Element:
     """An element type: how raw_data holds it, and which field holds it else."""
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,7 +14,11 @@ from edgerec.bundle.catalogue import Catalogue
 from edgerec.bundle.manifest import Manifest, strict_json
 from edgerec.bundle.sessions import Encoder, Retriever
 from edgerec.errors import BundleInvalid
+from edgerec.records import record
 from edgerec.types import Float32, Int32, Model
+
+if TYPE_CHECKING:
+    from edgerec.bundle.content import ContentModel
 
 CATALOGUE = "catalogue.jsonl"
 ENCODER = "encoder.onnx"
@@ -28,7 +31,7 @@ NEIGHBOURS = (INDPTR, IDS, WEIGHTS)
 MAX_GOLDEN = 1 << 26
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Neighbours:
     """Sparse item-to-item weights: item i points to `ids[indptr[i]:indptr[i + 1]]`.
 
@@ -49,6 +52,7 @@ class Bundle:
     """
 
     __slots__ = (
+        "_content",
         "_encoder",
         "_golden",
         "_lock",
@@ -61,6 +65,9 @@ class Bundle:
         "neighbours",
         "path",
     )
+
+    stamp: str | None = None
+    """Which overlay of new items lies on it (`bundle.overlay`); None: it is as its files are."""
 
     def __init__(self, path: Path, manifest: Manifest, digest: str, index: Path) -> None:
         self.path = path
@@ -78,6 +85,7 @@ class Bundle:
         self._encoder: Encoder | None = None
         self._retriever: Retriever | None = None
         self._golden: dict[str, Any] | None = None
+        self._content: ContentModel | None = None
         self.catalogue = Catalogue.open(path / CATALOGUE, index, n)
 
     @property
@@ -102,12 +110,27 @@ class Bundle:
         return self._retriever
 
     @property
+    def content(self) -> ContentModel | None:
+        """What places new items by their content, None where the bundle cannot; mapped at the first use."""
+        if self._content is None and self.manifest.content:
+            # imported here because hardly any start of an app brings new items
+            from edgerec.bundle.content import map_content
+
+            self._content = map_content(self.path, self.manifest)
+        return self._content
+
+    @property
     def golden(self) -> dict[str, Any]:
         """golden.json: `encoder` cases and `stories`; docs/bundle.md describes both."""
         if self._golden is None:
             with (self.path / GOLDEN).open("rb") as file:
                 self._golden = _golden(read_bounded(file, MAX_GOLDEN, GOLDEN))
         return self._golden
+
+    @property
+    def base(self) -> Bundle:
+        """The bundle as its files are."""
+        return self
 
     def close(self) -> None:
         """Lets go of sessions and index. The arrays live as long as somebody holds them."""

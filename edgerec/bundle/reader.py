@@ -6,7 +6,6 @@ afterwards sizes and the manifest's digest.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -25,7 +24,7 @@ from edgerec.bundle.archive import (
     read_bounded,
 )
 from edgerec.bundle.arrays import check_finite, check_range
-from edgerec.bundle.files import exclusive, file_sha256, scratch, sync, write_whole
+from edgerec.bundle.files import exclusive, file_sha256, scratch, sha256, sync, write_whole
 from edgerec.bundle.manifest import Manifest, parse
 from edgerec.bundle.opened import (
     BIAS,
@@ -131,7 +130,7 @@ def _open_folder(source: Path, cache: Path) -> Bundle:
     if source.name == digest and source.parent.resolve() == (cache / "bundles").resolve():
         return _open(source, manifest, digest, cache)  # unpacked, hence checked, by us
     print_ = _fingerprint(source, manifest)
-    marker = cache / "verified" / f"{digest}-{hashlib.sha256(str(source.resolve()).encode()).hexdigest()[:16]}"
+    marker = cache / "verified" / f"{digest}-{sha256(str(source.resolve()).encode())[:16]}"
     if not (marker.is_file() and marker.read_text("ascii", "replace") == print_):
         check_complete(folder_names(source), manifest)
         for name, entry in manifest.files.items():
@@ -145,7 +144,7 @@ def _open_folder(source: Path, cache: Path) -> Bundle:
 def _fingerprint(root: Path, manifest: Manifest) -> str:
     """Changes when a file of the folder was written after it was checked."""
     stats = [(name, (root / name).stat().st_mtime_ns, entry.size) for name, entry in sorted(manifest.files.items())]
-    return hashlib.sha256(json.dumps(stats).encode()).hexdigest()
+    return sha256(json.dumps(stats).encode())
 
 
 def _open(home: Path, manifest: Manifest, digest: str, cache: Path) -> Bundle:
@@ -168,7 +167,7 @@ def _manifest(raw: bytes) -> tuple[Manifest, str]:
     unknown = set(manifest.encoder_inputs) - set(ENCODER_INPUTS)
     if unknown or not {"history", "mask"} <= set(manifest.encoder_inputs):
         raise BundleInvalid(f"{MANIFEST}: 'encoder_inputs' needs history and mask and knows only age_days and kind")
-    return manifest, hashlib.sha256(raw).hexdigest()
+    return manifest, sha256(raw)
 
 
 def _check_runtime(wanted: str) -> None:
@@ -204,7 +203,8 @@ def _inspect(root: Path, manifest: Manifest, digest: str, cache: Path) -> None:
 
 
 def _inspect_values(bundle: Bundle) -> None:
-    # imported here because a bundle that was seen before needs neither
+    # imported here because a bundle that was seen before needs none of them
+    from edgerec.bundle.content import check_content
     from edgerec.bundle.golden_check import check_golden_form
     from edgerec.bundle.signatures import check_encoder, check_retriever
 
@@ -219,6 +219,7 @@ def _inspect_values(bundle: Bundle) -> None:
     _check_onnx(root, ENCODER, lambda data: check_encoder(data, manifest))
     if RETRIEVE in manifest.files:
         _check_onnx(root, RETRIEVE, lambda data: check_retriever(data, manifest))
+    check_content(bundle.content)
     check_golden_form(bundle.golden, manifest)
     _ = bundle.encoder, bundle.retriever  # onnxruntime takes the models, or says why not
 

@@ -9,6 +9,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +141,8 @@ class Encoder:
         except Exception as error:
             raise BundleInvalid(f"{self._name}: onnxruntime failed: {_first_line(error)}") from None
         query: Float32 = bound.query[0].copy()
-        if not np.isfinite(query).all():
+        # the sum of squares is quick to tell, but may overflow
+        if not (isfinite(query.dot(query)) or np.isfinite(query).all()):
             raise BundleInvalid(f"{self._name}: the query is not finite")
         self._free.append(bound)
         return query

@@ -7,6 +7,7 @@ modulo n.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -36,13 +37,22 @@ def _steps(count: int) -> NDArray[np.uint64]:
     return np.array([(k + 1) * _GOLDEN & _MASK for k in range(count)], np.uint64)
 
 
-@lru_cache(maxsize=64)
+def streams(event_ids: Sequence[str], count: int) -> NDArray[np.uint64]:
+    """The first `count` outputs for each event, uint64 (B, count)."""
+    z: NDArray[np.uint64] = np.array([[seed_of(event_id)] for event_id in event_ids], np.uint64) + _steps(count)
+    z ^= z >> _S30
+    z *= _M1
+    z ^= z >> _S27
+    z *= _M2
+    z ^= z >> _S31
+    return z
+
+
+def indices(stream: NDArray[np.uint64], below: int) -> Int64:
+    """Draws as indices in [0, below), int64."""
+    return (stream % _U(below)).astype(np.int64)
+
+
 def draw(event_id: str, count: int, below: int) -> Int64:
-    """`count` indices in [0, below), int64, read-only. Kept for a while: every scenario asks for the same ones."""
-    z = _steps(count) + _U(seed_of(event_id))
-    z = (z ^ (z >> _S30)) * _M1
-    z = (z ^ (z >> _S27)) * _M2
-    z = z ^ (z >> _S31)
-    indices: Int64 = (z % _U(below)).astype(np.int64)
-    indices.flags.writeable = False
-    return indices
+    """`count` indices in [0, below), int64 (count,)."""
+    return indices(streams((event_id,), count)[0], below)

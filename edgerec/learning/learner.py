@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
+from edgerec import log
 from edgerec.bundle import Bundle
 from edgerec.history import Happening, History
 from edgerec.interfaces import FAILURES, Updater
 from edgerec.learning import guard, progressive, weights
-from edgerec.learning.draws import draw
+from edgerec.learning.draws import indices, streams
 from edgerec.learning.state import Learned, Progress, initial_progress
+from edgerec.records import record
 from edgerec.store import EventRow
 from edgerec.types import (
     Bools,
@@ -27,13 +28,11 @@ from edgerec.types import (
     State,
 )
 
-log = logging.getLogger("edgerec")
-
 LEARNED = "learned"
 _REPLAY_WINDOW = 50
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Situation:
     """What was known just before a group of events: the past, the encoder's query, every source's scores."""
 
@@ -42,7 +41,7 @@ class Situation:
     table: ScoreTable
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class GroupEvent:
     """An event on its way to be learned, with its catalogue row (-1 unknown)."""
 
@@ -54,7 +53,7 @@ class GroupEvent:
         return self.item, self.row.kind, self.row.effective_seconds, self.row.group
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Step:
     """`ranks`: per event of the group, its place in the served ranking, None where it was not ranked · `ndcg`:
     the group's NDCG@10 in the served ranking, per scenario that was tested.
@@ -64,6 +63,36 @@ class Step:
     verdict: str
     ranks: tuple[int | None, ...]
     ndcg: Mapping[str, float]
+
+
+@record
+class Targets:
+    """What a step tests: T events and the K scenarios that any of them could have come from.
+
+    `events`: places in the group (T) · `items`: their catalogue rows (T) · `scenarios`: places among all (K) · `asked`
+    bool (T, K): which event is tested in which · `counts`: events per scenario (K) · `hidden`: rows, int64, that each
+    scenario may not serve (K).
+    """
+
+    events: list[int]
+    items: list[int]
+    scenarios: list[int]
+    asked: Bools
+    counts: list[int]
+    hidden: list[Int64]
+
+    @property
+    def all(self) -> bool:
+        """Whether every event is tested in every scenario."""
+        return sum(self.counts) == len(self.events) * len(self.scenarios)
+
+
+@record
+class Drawn:
+    """`negatives`: catalogue rows, int32 (B, m) · `replayed`: numbers to draw past events with, uint64 (r,)."""
+
+    negatives: Int32
+    replayed: NDArray[np.uint64]
 
 
 class Learner:
@@ -86,31 +115,31 @@ class Learner:
         self._kind_weights = np.array([kind.weight for kind in self.manifest.event_kinds.values()], np.float32)
         self.updater = updater
         self.starts = starts
+        self._names = tuple(starts)
+        self._starts = np.stack(list(starts.values()))
+        self._hides = [self.manifest.scenarios[name].seen == "hide" for name in starts]
         self.learn_blend = learn_blend
         self.guarded = guarded
 
     def initial(self) -> Learned:
         """What is known of a user who has done nothing."""
         state: State = self.updater.initial(self.bundle.model) if self.updater else {}
-        return Learned({name: initial_progress(start) for name, start in self.starts.items()}, state)
+        return Learned.of({name: initial_progress(start) for name, start in self.starts.items()}, state)
 
-    def user_vector(self, learned: Learned) -> Float32:
-        """`u`, float32 (dim,); zeros where the updater has none."""
-        vector = self.updater.user_vector(learned.updater) if self.updater else None
+    def user_vector(self, state: State) -> Float32:
+        """`u` of an updater's state, float32 (dim,); zeros where the updater has none."""
+        vector = self.updater.user_vector(state) if self.updater else None
         return np.zeros(self.manifest.dim, np.float32) if vector is None else vector
 
     def serving(self, learned: Learned, scenario: str) -> tuple[Float64, bool]:
         """The blend's weights, float64 (S,), and whether the user vector takes part, as the guard allows."""
-        progress = learned.scenarios[scenario]
-        ranking = self._served_ranking(progress)
-        return (self.starts[scenario] if ranking == 0 else progress.weights), ranking == 2
+        place = learned.names.index(scenario)
+        blend, vector = self.trusted(learned.progress.guard[place])
+        return (learned.progress.weights[place] if blend else self.starts[scenario]), vector
 
-    def _served_ranking(self, progress: Progress) -> int:
-        """Index into RANKINGS: the most personal ranking that the guard trusts."""
-        if not self.guarded:
-            return 2
-        blend_ok, vector_ok = guard.trusted(progress.guard, self.manifest.guard)
-        return (2 if vector_ok else 1) if blend_ok else 0
+    def trusted(self, sums: Float64) -> tuple[bool, bool]:
+        """Whether the (blend, user vector) are served, from a scenario's `guard` sums."""
+        return guard.trusted(sums, self.manifest.guard) if self.guarded else (True, True)
 
     def step(
         self, learned: Learned, situation: Situation, group: Sequence[GroupEvent], *, decided: str | None = None
@@ -119,151 +148,182 @@ class Learner:
 
         `decided`: the verdict of an earlier run, which a replay obeys.
         """
-        scenarios = dict(learned.scenarios)
-        served: dict[int, int] = {}
-        ndcg: dict[str, float] = {}
-        for name, (targets, ranks) in self._ranked(learned, situation, group).items():
-            progress = learned.scenarios[name]
-            scenarios[name], gains = self._tested(progress, situation.table, [group[n] for n in targets], ranks, name)
-            ranking = self._served_ranking(progress)
-            served = {**dict(zip(targets, ranks[:, ranking].tolist(), strict=True)), **served}
-            ndcg[name] = float(gains[ranking])
-        state, verdict = self._updated(learned.updater, situation, group, decided)
-        places = tuple(served.get(n) for n in range(len(group)))
-        return Step(Learned(scenarios, state, learned.steps + 1), verdict, places, ndcg)
+        drawn = self._drawn(group)
+        progress, places, ndcg = learned.progress, dict[int, int](), dict[str, float]()
+        targets = self._targets(situation.history, group)
+        if targets.events:
+            trust = [self.trusted(progress.guard[scenario]) for scenario in targets.scenarios]
+            blends = [int(blend) for blend, _ in trust]
+            ranks = self._ranks(situation, progress.weights, targets, blends)
+            values = progressive.metric_values(ranks)
+            if not targets.all:
+                values[~targets.asked] = 0
+            sums = values.sum(axis=0) if len(values) > 1 else values[0]
+            gains = progressive.ndcg_of(sums, targets.counts)
+            for k, scenario in enumerate(targets.scenarios):
+                served = 2 if trust[k][1] else blends[k]
+                ndcg[self._names[scenario]] = float(gains[k, served])
+                for event, asked, rank in zip(
+                    targets.events, targets.asked[:, k].tolist(), ranks[:, k, served].tolist(), strict=True
+                ):
+                    if asked:
+                        places.setdefault(event, rank)
+            differences = np.array([[g[1] - g[0], g[2] - g[own]] for g, own in zip(gains, blends, strict=True)])
+            progress = self._learned_from(progress, situation.table, targets, sums, differences, drawn.negatives)
+        state, verdict = self._updated(learned.updater, situation, group, drawn, decided)
+        told = tuple([places.get(n) for n in range(len(group))])
+        return Step(Learned(learned.names, progress, state, learned.steps + 1), verdict, told, ndcg)
 
-    def _ranked(
-        self, learned: Learned, situation: Situation, group: Sequence[GroupEvent]
-    ) -> dict[str, tuple[list[int], Int64]]:
-        """Per scenario that is tested: places of its targets in the group, and their ranks, int64 (T, 3 + S)."""
-        blocked = {name: self._blocked(situation.history, name) for name in learned.scenarios}
-        targets = {name: found for name in blocked if (found := self._targets(group, blocked[name], name))}
-        if not targets:
-            return {}
-        names = list(targets)
-        scores = self._rankings(situation.table, learned, names)
-        hidden = [blocked[name].nonzero()[0] for name in names]
-        ranks: dict[str, list[Int64]] = {name: [] for name in names}
-        for n in sorted({n for chosen in targets.values() for n in chosen}):
-            ahead = progressive.ahead(scores, group[n].item)
-            for k, (name, places) in enumerate(zip(names, progressive.places(ahead, hidden), strict=True)):
-                if n in targets[name]:
-                    ranks[name].append(np.concatenate((places[3 * k : 3 * k + 3], places[3 * len(names) :])))
-        return {name: (targets[name], np.array(ranks[name])) for name in names}
-
-    def _blocked(self, history: History, scenario: str) -> Bools:
-        """Items that the scenario may not serve, bool (n_items,)."""
-        hides = self.manifest.scenarios[scenario].seen == "hide"
-        return history.seen | history.disliked if hides else history.disliked
-
-    def _targets(self, group: Sequence[GroupEvent], blocked: Bools, scenario: str) -> list[int]:
-        """Places of the positive events that this scenario could have led to."""
-        return [
-            n
-            for n, event in enumerate(group)
-            if event.item >= 0
-            and self.manifest.event_kinds[event.row.kind].weight > 0
-            and event.row.scenario in (None, scenario)
-            and not blocked[event.item]
-        ]
-
-    def _rankings(self, table: ScoreTable, learned: Learned, names: Sequence[str]) -> Float32:
-        """float32 (3 K + S, n_items): base, learned blend and that with the user vector of each of K scenarios;
-        then each source alone.
-        """
-        of = [(self.starts[name], learned.scenarios[name].weights) for name in names]
-        blends = np.array([weights for base, blend in of for weights in (base, blend, blend)]) + table.extra
-        blends = blends.astype(np.float32)
-        scores = np.empty((len(blends) + len(table.z), table.z.shape[1]), np.float32)
-        np.matmul(blends, table.z, out=scores[: len(blends)])
-        if not table.impersonal:
-            moved = table.personal - table.z[table.taste]
-            for k in range(2, len(blends), 3):
-                scores[k] += blends[k, table.taste] * moved
-        scores[len(blends) :] = table.z
-        return scores
-
-    def _tested(
-        self, progress: Progress, table: ScoreTable, targets: Sequence[GroupEvent], ranks: Int64, name: str
-    ) -> tuple[Progress, Float64]:
-        """The scenario's progress after the targets, and their NDCG@10 in each ranking, float64 (3 + S,)."""
-        sums = progressive.metric_sums(ranks)
-        ndcg = progressive.ndcg_of(sums)
-        differences = np.array([ndcg[1] - ndcg[0], ndcg[2] - ndcg[1]])
-        return (
-            Progress(
-                self._learned_weights(progress.weights, table, targets, name),
-                guard.watched(progress.guard, differences, self.manifest.guard),
-                progress.sums + sums,
-            ),
-            ndcg,
+    def _targets(self, history: History, group: Sequence[GroupEvent]) -> Targets:
+        """The positive events that each scenario could have led to."""
+        hidden = [history.seen | history.disliked if hides else history.disliked for hides in self._hides]
+        found: list[tuple[int, list[bool]]] = []
+        for n, event in enumerate(group):
+            if event.item >= 0 and self.manifest.event_kinds[event.row.kind].weight > 0:
+                of = event.row.scenario
+                in_each = [
+                    of in (None, name) and not mask[event.item] for name, mask in zip(self._names, hidden, strict=True)
+                ]
+                if any(in_each):
+                    found.append((n, in_each))
+        scenarios = [k for k in range(len(self._names)) if any(in_each[k] for _, in_each in found)]
+        asked = np.array([[in_each[k] for k in scenarios] for _, in_each in found], np.bool_)
+        return Targets(
+            [n for n, _ in found],
+            [group[n].item for n, _ in found],
+            scenarios,
+            asked,
+            asked.sum(axis=0).tolist() if len(found) > 1 else [1] * len(scenarios),
+            [hidden[k].nonzero()[0] for k in scenarios],
         )
 
+    def _ranks(self, situation: Situation, weights: Float64, targets: Targets, blends: Sequence[int]) -> Int64:
+        """Places of T targets in K scenarios' rankings, int64 (T, K, 3 + S): base; learned blend; what is served of
+        these two (`blends`: 0 or 1 per scenario) with the user vector; then each source alone.
+        """
+        scores = self._rankings(situation.table, weights, targets.scenarios, blends)
+        count = len(targets.scenarios)
+        n_sources = len(situation.table.names)
+        out = np.empty((len(targets.items), count, 3 + n_sources), np.int64)
+        for line, item in zip(out, targets.items, strict=True):
+            ahead = progressive.ahead(scores, item)
+            places = progressive.counted(ahead) + 1
+            for k, hidden in enumerate(targets.hidden):
+                seen = places - ahead.take(hidden, axis=1).sum(axis=1) if len(hidden) else places
+                line[k, :3] = seen[3 * k : 3 * k + 3]
+                line[k, 3:] = seen[3 * count :]
+        return out
+
+    def _rankings(
+        self, table: ScoreTable, learned: Float64, scenarios: Sequence[int], served: Sequence[int]
+    ) -> Float32:
+        """float32 (3 K + S, n_items): the three rankings of each of K scenarios, then each source alone."""
+        table.complete()
+        n, blends = len(table.names), 3 * len(scenarios)
+        weights = np.empty((len(scenarios), 3, n))
+        weights[:, 0] = self._starts[scenarios]
+        weights[:, 1] = learned[scenarios]
+        weights[:, 2] = weights[range(len(scenarios)), served]
+        weights += table.extra
+        coefficients = np.zeros((blends + n, len(table.scores)), np.float32)
+        np.multiply(weights.reshape(blends, n), table.scale[:n], out=coefficients[:blends, :n], casting="same_kind")
+        if not table.impersonal:
+            coefficients[2:blends:3, table.taste] = 0
+            coefficients[2:blends:3, n] = weights[:, 2, table.taste] * table.scale[n]
+        coefficients[blends:].flat[:: len(table.scores) + 1] = 1
+        scores: Float32 = coefficients @ table.scores
+        return scores
+
+    def _learned_from(
+        self, old: Progress, table: ScoreTable, targets: Targets, sums: Float64, differences: Float64, negatives: Int32
+    ) -> Progress:
+        """The progress after the targets, from their metrics' `sums` (K, 3 + S, 4) and what each watched part brought,
+        `differences` (K, 2)."""
+        chosen = targets.scenarios
+        if len(chosen) == len(self._names):
+            return Progress(
+                self._learned_weights(old.weights, self._starts, table, targets, negatives),
+                guard.watched(old.guard, differences, self.manifest.guard),
+                old.sums + sums,
+            )
+        new = Progress(old.weights.copy(), old.guard.copy(), old.sums.copy())
+        new.weights[chosen] = self._learned_weights(
+            old.weights[chosen], self._starts[chosen], table, targets, negatives
+        )
+        new.guard[chosen] = guard.watched(old.guard[chosen], differences, self.manifest.guard)
+        new.sums[chosen] += sums
+        return new
+
     def _learned_weights(
-        self, current: Float64, table: ScoreTable, targets: Sequence[GroupEvent], name: str
+        self, current: Float64, starts: Float64, table: ScoreTable, targets: Targets, negatives: Int32
     ) -> Float64:
+        """The blends' weights (K, S) after one step."""
         if not self.learn_blend:
             return current
         settings = self.manifest.blend
-        rows = np.array([event.item for event in targets])
-        negatives = np.array([self._negatives(event.row.event_id) for event in targets])
-        gradient = weights.softmax_gradient(
-            current + table.extra,
-            table.z.take(rows, axis=1),
-            table.z.take(negatives, axis=1),
-            float(settings.get("clip", 3.0)),
-        )
-        return weights.exponentiated_step(current, self.starts[name], gradient, settings)
+        candidates = np.empty((len(targets.items), 1 + negatives.shape[1]), np.int64)
+        candidates[:, 0] = targets.items
+        candidates[:, 1:] = negatives[targets.events]
+        z = table.z(candidates).transpose(1, 2, 0)
+        gradients = weights.softmax_gradients(current + table.extra, z, float(settings.get("clip", 3.0)))
+        if len(gradients) == 1:
+            return weights.exponentiated_step(current, starts, gradients[0], settings)
+        gradients *= targets.asked[:, :, None]
+        mean = gradients.sum(axis=0) / np.array(targets.counts)[:, None]
+        return weights.exponentiated_step(current, starts, mean, settings)
 
-    def _negatives(self, event_id: str) -> Int32:
+    def _drawn(self, group: Sequence[GroupEvent]) -> Drawn:
+        """The random numbers of a step; what is replayed is drawn from the first event's id."""
+        manifest = self.manifest
+        m, r = manifest.n_negatives, manifest.n_replayed
+        ids = [event.row.event_id for event in group]
+        stream = streams([*ids, f"replay:{ids[0]}"], max(m, r))
         pool = self.bundle.negatives
-        return pool[draw(event_id, self.manifest.n_negatives, len(pool))]
+        return Drawn(pool.take(indices(stream[:-1, :m], len(pool))), stream[-1, :r])
 
     def _updated(
-        self, old: State, situation: Situation, group: Sequence[GroupEvent], decided: str | None
+        self,
+        old: State,
+        situation: Situation,
+        group: Sequence[GroupEvent],
+        drawn: Drawn,
+        decided: str | None,
     ) -> tuple[State, str]:
         updater = self.updater
         if updater is None or (decided is not None and decided != LEARNED):
             return old, decided or LEARNED
         try:
-            new = updater.update(old, self._batch(situation, group))
-            vectors = self.user_vector(Learned({}, old)), updater.user_vector(new)
+            new = updater.update(old, self._batch(situation, group, drawn))
+            vectors = self.user_vector(old), updater.user_vector(new)
             reason = guard.refusal(old, new, vectors, self.manifest.guard)
         except FAILURES as error:  # an updater must never stop recording
             log.warning("updater %s failed: %s", updater.name, type(error).__name__)
             reason = f"updater failed: {type(error).__name__}"
         return (new, LEARNED) if reason is None else (old, f"refused: {reason}")
 
-    def _batch(self, situation: Situation, group: Sequence[GroupEvent]) -> LearningBatch:
+    def _batch(self, situation: Situation, group: Sequence[GroupEvent], drawn: Drawn) -> LearningBatch:
         kinds = self.manifest.event_kinds
-        events = tuple(event.row.event() for event in group)
+        rows, weight = self._replayed(situation.history, drawn.replayed)
+        queries = situation.query[None, :].repeat(len(group) + len(rows), axis=0)
+        queries.flags.writeable = False
         return LearningBatch(
-            events=events,
+            events=tuple([event.row.event() for event in group]),
             rows=np.array([event.item for event in group], np.int32),
             weight=np.array([kinds[event.row.kind].weight for event in group], np.float32),
             value=np.array([np.nan if e.row.value is None else e.row.value for e in group], np.float32),
-            query=_repeated(situation.query, len(group)),
-            replayed=self._replayed(situation, group[0].row.event_id),
-            negatives=np.array([self._negatives(event.row.event_id) for event in group]),
-            now=max(event.row.seconds for event in group),
+            query=queries[: len(group)],
+            replayed=Replayed(rows, weight, queries[len(group) :]),
+            negatives=drawn.negatives,
+            now=max([event.row.seconds for event in group]),
             model=self.bundle.model,
         )
 
-    def _replayed(self, situation: Situation, event_id: str) -> Replayed:
-        """A few of the last positive events, drawn from the event's id; their query is today's."""
-        rows, kinds = situation.history.rows[-_REPLAY_WINDOW:], situation.history.kinds[-_REPLAY_WINDOW:]
-        weight = self._kind_weights.take(kinds)
-        if (positive := weight > 0).sum() < len(rows):
+    def _replayed(self, history: History, stream: NDArray[np.uint64]) -> tuple[Int32, Float32]:
+        """Rows and weights of a few of the last positive events."""
+        rows = history.rows[-_REPLAY_WINDOW:]
+        weight = self._kind_weights.take(history.kinds[-_REPLAY_WINDOW:])
+        positive = weight > 0
+        if not positive.all():
             rows, weight = rows[positive], weight[positive]
-        if not len(rows) or not self.manifest.n_replayed:
-            none = np.empty(0, np.float32)
-            return Replayed(np.empty(0, np.int32), none, none.reshape(0, self.manifest.dim))
-        chosen = draw("replay:" + event_id, self.manifest.n_replayed, len(rows))
-        return Replayed(rows.take(chosen), weight.take(chosen), _repeated(situation.query, len(chosen)))
-
-
-def _repeated(query: Float32, count: int) -> Float32:
-    """The query once per event, float32 (count, dim), read-only."""
-    queries = query[None, :].repeat(count, axis=0)
-    queries.flags.writeable = False
-    return queries
+        chosen = indices(stream, len(rows)) if len(rows) else np.empty(0, np.int64)
+        return rows.take(chosen), weight.take(chosen)

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 from edgerec.history import History
 from edgerec.learning.learner import GroupEvent, Learner, Situation
 from edgerec.learning.state import Learned
+from edgerec.records import record
 
 Situate = Callable[[History, Learned], Situation]
 
 UNKNOWN_ITEM = "unknown item"
 PAUSED = "paused"
-"""Verdicts of events that no step learned from; an unknown item is learned from when a bundle brings it."""
+QUARANTINED = "quarantined"
+"""Verdicts of events that no step learned from. An unknown item is learned from when a bundle brings it; QUARANTINED
+begins the verdict of what an event filter set aside, which enters no history in whatever space.
+"""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Replay:
     """Where a replay ended. `verdicts`: (learned, verdict, seq) of each event whose record changes · `ndcg`:
     (seq of a step's first event, scenario) → NDCG@10 of what would have been served.
@@ -28,11 +31,14 @@ class Replay:
     ndcg: Mapping[tuple[int, str], float]
 
 
-def groups_in_order(events: Iterable[GroupEvent]) -> Iterator[list[GroupEvent]]:
-    """Splits events, in order of arrival, into those that were learned (or not) together."""
+def groups_in_order(events: Iterable[GroupEvent], *, obey: bool) -> Iterator[list[GroupEvent]]:
+    """Splits events, in order of arrival, into those that were learned (or not) together.
+
+    Without `obey`, those of a group belong together although one of them was not learned when it came in.
+    """
     pending: list[GroupEvent] = []
     for event in events:
-        if pending and not _together(pending[-1], event):
+        if pending and not _together(pending[-1], event, obey):
             yield pending
             pending = []
         pending.append(event)
@@ -40,34 +46,33 @@ def groups_in_order(events: Iterable[GroupEvent]) -> Iterator[list[GroupEvent]]:
         yield pending
 
 
-def _together(left: GroupEvent, right: GroupEvent) -> bool:
-    if left.row.learned or right.row.learned:
-        return left.row.learned == right.row.learned
-    return left.row.group is not None and left.row.group == right.row.group
+def _together(left: GroupEvent, right: GroupEvent, obey: bool) -> bool:
+    steps = left.row.learned, right.row.learned
+    if all(steps) or (obey and any(steps)):
+        return steps[0] == steps[1]
+    same = left.row.group is not None and left.row.group == right.row.group
+    return same and (obey or _may(left) == _may(right))
 
 
 def replay(learner: Learner, events: Iterable[GroupEvent], history: History, situate: Situate, *, obey: bool) -> Replay:
     """Learns from the events from zero. `obey`: as the stored verdicts say; else every known item counts."""
+    events = list(events)
     learned = learner.initial()
     verdicts: list[tuple[int, str, int]] = []
     ndcg: dict[tuple[int, str], float] = {}
-    for group in groups_in_order(events):
-        known = [event for event in group if event.item >= 0]
-        wanted = [event for event in known if event.row.learned] if obey else [e for e in known if _may(e)]
-        step = learned.steps + 1
-        verdict = UNKNOWN_ITEM
+    # what no step could learn from must not split the step that it came in with
+    for group in groups_in_order([e for e in events if e.item >= 0 and not _aside(e)], obey=obey):
+        wanted = [event for event in group if (event.row.learned if obey else _may(event))]
         if wanted:
             decided = wanted[0].row.verdict if obey else None
             result = learner.step(learned, situate(history, learned), wanted, decided=decided)
-            learned, verdict = result.learned, result.verdict
+            learned = result.learned
             ndcg |= {(wanted[0].row.seq, scenario): value for scenario, value in result.ndcg.items()}
-        if not obey:
-            chosen = {event.row.seq for event in wanted}
-            verdicts += [
-                (step, verdict, e.row.seq) if e.row.seq in chosen else (0, _kept_verdict(e), e.row.seq) for e in group
-            ]
-        history = history.extended([event.happening() for event in known])
-    return Replay(history, learned, tuple(verdicts), ndcg)
+            verdicts += [(learned.steps, result.verdict, event.row.seq) for event in wanted]
+        history = history.extended([event.happening() for event in group])
+    if not obey:
+        verdicts += [(0, UNKNOWN_ITEM, e.row.seq) for e in events if e.item < 0 and not _aside(e) and _may(e)]
+    return Replay(history, learned, () if obey else tuple(verdicts), ndcg)
 
 
 def _may(event: GroupEvent) -> bool:
@@ -75,5 +80,5 @@ def _may(event: GroupEvent) -> bool:
     return event.row.verdict != PAUSED
 
 
-def _kept_verdict(event: GroupEvent) -> str:
-    return UNKNOWN_ITEM if event.item < 0 else event.row.verdict
+def _aside(event: GroupEvent) -> bool:
+    return event.row.verdict.startswith(QUARANTINED)

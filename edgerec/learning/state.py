@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgerec.learning.progressive import METRICS
+from edgerec.records import changed, record
 from edgerec.types import Float64, State
 
 RANKINGS = ("base", "blend", "personal")
 """Rankings that are always compared; the single sources follow them."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Progress:
-    """One scenario. S sources.
+    """One scenario, or K of them: then every array has K entries in front. S sources.
 
     `weights` float64 (S,): the learned blend · `guard` float64 (2, 3): sums per watched part (`learning.guard`)
     · `sums` float64 (3 + S, 4): METRICS per ranking.
@@ -28,13 +30,39 @@ class Progress:
     sums: Float64
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Learned:
-    """Everything learned from a user's events, at one step. `steps`: learning steps so far."""
+    """Everything learned from a user's events, at one step.
 
-    scenarios: Mapping[str, Progress]
+    `names` of the scenarios and their `progress`, in the same order · `updater`: its state · `steps`: learning steps
+    so far.
+    """
+
+    names: tuple[str, ...]
+    progress: Progress
     updater: State
     steps: int = 0
+
+    @classmethod
+    def of(cls, scenarios: Mapping[str, Progress], updater: State, steps: int = 0) -> Learned:
+        """From the progress of each scenario."""
+        each = scenarios.values()
+        progress = Progress(
+            np.stack([one.weights for one in each]),
+            np.stack([one.guard for one in each]),
+            np.stack([one.sums for one in each]),
+        )
+        return cls(tuple(scenarios), progress, updater, steps)
+
+    @property
+    def scenarios(self) -> dict[str, Progress]:
+        """The progress of each scenario."""
+        return {name: self.scenario(name) for name in self.names}
+
+    def scenario(self, name: str) -> Progress:
+        """The progress of one scenario."""
+        place, all_ = self.names.index(name), self.progress
+        return Progress(all_.weights[place], all_.guard[place], all_.sums[place])
 
 
 def initial_progress(weights: Float64) -> Progress:
@@ -44,16 +72,19 @@ def initial_progress(weights: Float64) -> Progress:
 
 def to_state(learned: Learned, names: Sequence[str]) -> State:
     """Steps and the scenarios' progress as a storable state; `names` of the sources are stored with it."""
-    scenarios = learned.scenarios
-    order = list(scenarios)
-    label = json.dumps([order, list(names)]).encode()
+    progress = learned.progress
     return {
-        "names": np.frombuffer(label, np.uint8),
+        "names": _label(learned.names, tuple(names)),
         "steps": np.array(learned.steps),
-        "weights": np.stack([scenarios[name].weights for name in order]),
-        "guard": np.stack([scenarios[name].guard for name in order]),
-        "sums": np.stack([scenarios[name].sums for name in order]),
+        "weights": progress.weights,
+        "guard": progress.guard,
+        "sums": progress.sums,
     }
+
+
+@lru_cache(maxsize=64)
+def _label(scenarios: tuple[str, ...], sources: tuple[str, ...]) -> NDArray[np.uint8]:
+    return np.frombuffer(json.dumps([scenarios, sources]).encode(), np.uint8)
 
 
 def from_state(state: State, initial: Mapping[str, Progress], names: Sequence[str]) -> dict[str, Progress]:
@@ -71,5 +102,5 @@ def from_state(state: State, initial: Mapping[str, Progress], names: Sequence[st
         weights[here] = state["weights"][place][there]
         sums[:fixed] = state["sums"][place][:fixed]
         sums[[fixed + n for n in here]] = state["sums"][place][[fixed + n for n in there]]
-        out[scenario] = replace(progress, weights=weights, guard=state["guard"][place], sums=sums)
+        out[scenario] = changed(progress, weights=weights, guard=state["guard"][place], sums=sums)
     return out

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import numpy as np
 
 from edgerec.history import History
+from edgerec.records import changed
 
 ScoreOf = Callable[[History], float]
 """The blended score of the item in question, under another history."""
@@ -15,7 +15,7 @@ ScoreOf = Callable[[History], float]
 
 def without(history: History, place: int) -> History:
     """The history as if the event at that place had not happened (what is seen stays seen)."""
-    return replace(
+    return changed(
         history,
         rows=np.delete(history.rows, place),
         at=np.delete(history.at, place),

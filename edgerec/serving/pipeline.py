@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
 from edgerec.bundle.catalogue import Catalogue
+from edgerec.records import record
 from edgerec.serving.rules import Eligibility
 from edgerec.serving.topk import top_k
 from edgerec.types import Float32, Float64, Int64, Recommendation, ScoreTable
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Mix:
     """How a scenario blends now: weights float64 (S,), the cold-start extra included, and whether u takes part."""
 
@@ -37,21 +37,25 @@ class Stopwatch:
 
 
 def blended(table: ScoreTable, mix: Mix) -> Float32:
-    """Σ_j w_j z_j over the catalogue, float32 (n_items,)."""
-    weights = mix.weights.astype(np.float32)
-    scores: Float32 = weights @ table.z
-    taste = table.taste
-    if mix.use_user_vector and not table.impersonal:
-        scores += weights[taste] * (table.personal - table.z[taste])
+    """The blended scores less a constant, which ranks alike: float32 (n_items,), Σ_j w_j scale_j s_j."""
+    n = len(table.names)
+    personal = mix.use_user_vector and not table.impersonal
+    if personal:
+        table.complete()
+    weights = np.zeros(n + personal, np.float32)
+    weights[:n] = mix.weights * table.scale[:n]
+    if personal:
+        weights[n] = mix.weights[table.taste] * table.scale[n]
+        weights[table.taste] = 0
+    scores: Float32 = weights.dot(table.scores[: n + personal])
     return scores
 
 
-def score_parts(table: ScoreTable, mix: Mix, row: int) -> dict[str, float]:
-    """One item's terms of the blend, by source; they add up to its score."""
-    z = table.z[:, row].astype(np.float64)
-    if mix.use_user_vector:
-        z[table.taste] = table.personal[row]
-    return dict(zip(table.names, (mix.weights * z).tolist(), strict=True))
+def score_parts(table: ScoreTable, mix: Mix, rows: Int64) -> Float64:
+    """Some items' terms of the blend, float64 (S, …), from rows int64 (…); they add up to the scores."""
+    z = table.z(rows, personal=mix.use_user_vector)
+    z *= mix.weights.reshape((-1,) + (1,) * rows.ndim)
+    return z
 
 
 def best(scores: Float32, eligible: Eligibility, n: int) -> tuple[Int64, str | None]:
@@ -65,17 +69,13 @@ def best(scores: Float32, eligible: Eligibility, n: int) -> tuple[Int64, str | N
     return rows, f"only {len(rows)} of {len(scores)} items may be served ({rules})"
 
 
-def page_items(
-    rows: Int64, scores: Float32, table: ScoreTable, mix: Mix, catalogue: Catalogue
-) -> tuple[Recommendation, ...]:
+def page_items(rows: Int64, table: ScoreTable, mix: Mix, catalogue: Catalogue) -> tuple[Recommendation, ...]:
     """The page's places, with each score's parts."""
-    parts = mix.weights[:, None] * table.z[:, rows]
-    if mix.use_user_vector:
-        parts[table.taste] = mix.weights[table.taste] * table.personal[rows]
+    parts = score_parts(table, mix, rows)
     names = table.names
     return tuple(
         Recommendation(item, title, place, score, dict(zip(names, terms, strict=True)))
         for place, ((item, title), score, terms) in enumerate(
-            zip(catalogue.items(rows), scores[rows].tolist(), parts.T.tolist(), strict=True), 1
+            zip(catalogue.items(rows), parts.sum(axis=0).tolist(), parts.T.tolist(), strict=True), 1
         )
     )

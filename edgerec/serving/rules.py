@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,10 +10,11 @@ import numpy as np
 from edgerec.bundle.catalogue import Catalogue, Flags, Numbers, Tags
 from edgerec.errors import RequestError, UnknownAttribute
 from edgerec.history import History
+from edgerec.records import record
 from edgerec.types import Bools
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Eligibility:
     """`blocked` bool (n_items,), or None where everything may be served; `reasons` name the rules in force."""
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from math import isfinite
 
 import numpy as np
 
+from edgerec import log
 from edgerec.interfaces import FAILURES, CandidateSource, Settings
+from edgerec.records import changed
 from edgerec.serving.blend import cold_start_boost
-from edgerec.serving.sources import Taste
-from edgerec.types import Float32, Model, Profile, Request, ScoreTable, SourceScores
+from edgerec.serving.sources import Habit, Neighbours, Popular, Taste
+from edgerec.types import MIN_STD, Float32, Float64, Model, Profile, Request, ScoreTable, SourceScores
 
-log = logging.getLogger("edgerec")
+CORE = (Taste, Neighbours, Popular, Habit)
+"""Sources whose scores are finite where their statistics are, and which know u from u = 0 by the query alone."""
+
+_FAR = 64.0
+"""Squared distance of a source's mean from zero, in standard deviations, from which on it is taken off."""
 
 
 class Scorer:
@@ -27,44 +31,89 @@ class Scorer:
         self.popular = popular
         self.names = tuple(source.name for source in sources)
         self._taste, self._popular = self.names.index("taste"), self.names.index("popular")
+        self._foreign = any(not isinstance(source, CORE) for source in sources)
 
     def table(self, profile: Profile, request: Request) -> ScoreTable:
-        """The sources' scores under u = 0, and taste's under the user's own u."""
-        personal = bool(profile.user_vector.any())
-        base = replace(profile, user_vector=np.zeros_like(profile.user_vector)) if personal else profile
-        z = np.zeros((len(self.sources), self.model.n_items), np.float32)
-        own, failed = z[self._taste], []
-        for place, source in enumerate(self.sources):
-            rows = self._standardised(source, request, base, profile)
-            if rows is None:
-                failed.append(source.name)
-                continue
-            z[place] = rows[0]
-            if len(rows) == 2:
-                own = rows[1]
-        extra = np.zeros(len(self.names))
+        """The sources' scores under u = 0; taste's under the user's own u wait until somebody asks for them."""
+        n, u = len(self.sources), profile.user_vector
+        personal = bool(u.dot(u))
+        base = changed(profile, user_vector=np.zeros_like(u)) if personal and self._foreign else profile
+        lines = Lines(n + personal, self.model.n_items)
+        failed = [
+            source.name
+            for place, source in enumerate(self.sources)
+            if not self._put(lines, place, source, request, base, profile.query)
+        ]
+        pending: list[Callable[[], object]] = []
+        if personal and "taste" not in failed:
+            taste = self.sources[self._taste]
+            pending = [lambda: self._put(lines, n, taste, request, profile, profile.query + u)]
+        elif personal:
+            lines.silence(n)
+        extra = np.zeros(n)
         extra[self._popular] = cold_start_boost(self.popular, profile.n_events)
-        return ScoreTable(self.names, z, own, extra, tuple(failed))
+        return lines.table(self.names, self._taste, extra, tuple(failed), pending)
 
-    def _standardised(
-        self, source: CandidateSource, request: Request, base: Profile, profile: Profile
-    ) -> list[Float32] | None:
-        """The source's scores under u = 0; taste's also under the user's own u, where there is one."""
+    def _put(
+        self, lines: Lines, place: int, source: CandidateSource, request: Request, profile: Profile, query: Float32
+    ) -> bool:
+        """Fills one row; False, and zeros, where the source fails. `query`: taste's."""
         try:
-            if isinstance(source, Taste) and base is not profile:
-                scores: tuple[SourceScores, ...] = source.score_both(profile, self.model)
+            if isinstance(source, Taste):
+                lines.put(place, source.score_query(self.model, query, lines.scores[place]))
             else:
-                scores = (source.score(request, base, self.model),)
-            return [_checked(one, self.model.n_items) for one in scores]
+                scores = source.score(request, profile, self.model)
+                if not isinstance(source, CORE) and not np.isfinite(scores.values).all():
+                    raise ValueError("scores are not finite")
+                lines.put(place, scores)
         except FAILURES as error:  # a source must never stop serving
             log.warning("candidate source %s failed: %s", source.name, type(error).__name__)
-            return None
+            lines.silence(place)
+            return False
+        return True
 
 
-def _checked(scores: SourceScores, n_items: int) -> Float32:
-    z: Float32 = scores.standardised(n_items)
-    if z.shape != (n_items,):
-        raise ValueError(f"scores for {z.shape} instead of ({n_items},)")
-    if not isfinite(z.dot(z)):
-        raise ValueError("scores are not finite")
-    return z
+class Lines:
+    """The rows of a ScoreTable while they are filled in."""
+
+    def __init__(self, count: int, n_items: int) -> None:
+        self.scores: Float32 = np.empty((count, n_items), np.float32)
+        self.mean, self.scale = np.zeros(count), np.zeros(count)
+
+    def put(self, place: int, scores: SourceScores) -> None:
+        """Takes a source's scores. Raises ValueError where they are not finite or not one per item."""
+        values, rows, mean, std = scores.values, scores.rows, scores.mean, scores.std
+        if not isfinite(mean + std):
+            raise ValueError("scores are not finite")
+        line = self.scores[place]
+        if rows is None and values.shape != line.shape:
+            raise ValueError(f"scores for {values.shape} instead of {line.shape}")
+        if std <= MIN_STD:
+            self.silence(place)
+            return
+        if rows is not None:
+            line[:] = 0
+            line[rows] = values
+        elif mean * mean > _FAR * std * std:
+            # far from zero, float32 would have no digits left for the differences once it is summed with others
+            np.subtract(values, np.float32(mean), out=line)
+            mean = 0.0
+        elif values.base is not self.scores:
+            line[:] = values
+        self.mean[place], self.scale[place] = mean, 1.0 / std
+
+    def silence(self, place: int) -> None:
+        """Nothing is said: every item scores 0."""
+        self.scores[place] = 0
+        self.mean[place] = self.scale[place] = 0.0
+
+    def table(
+        self,
+        names: tuple[str, ...],
+        taste: int,
+        extra: Float64,
+        failed: tuple[str, ...] = (),
+        pending: list[Callable[[], object]] | None = None,
+    ) -> ScoreTable:
+        """What was put; `pending` fills in the last row."""
+        return ScoreTable(names, self.scores, self.mean, self.scale, taste, extra, failed, pending or [])

@@ -11,8 +11,6 @@ import numpy as np
 from edgerec.interfaces import Settings
 from edgerec.types import Float32, Float64, Int32, Model, Profile, Request, SourceScores
 
-BLOCK = 4096
-
 
 def decay(age_days: Float64, half_life_days: float) -> Float64:
     """0.5 ** (age / half-life), elementwise."""
@@ -21,8 +19,11 @@ def decay(age_days: Float64, half_life_days: float) -> Float64:
 
 def newest_per_item(rows: Int32, age_days: Float64) -> tuple[Int32, Float64]:
     """Each distinct row once, ascending, with the age of its newest event. Events come oldest first."""
-    distinct, first_from_the_end = np.unique(rows[::-1], return_index=True)
-    return distinct, age_days[::-1][first_from_the_end]
+    order = rows.argsort(kind="stable")
+    grouped = rows.take(order)
+    newest = np.ones(len(rows), np.bool_)
+    np.not_equal(grouped[1:], grouped[:-1], out=newest[:-1])
+    return grouped[newest], age_days.take(order[newest])
 
 
 class Taste:
@@ -32,32 +33,25 @@ class Taste:
 
     def score(self, request: Request, profile: Profile, model: Model) -> SourceScores:
         """Dense scores of the personal query."""
-        return self.score_queries(model, profile.query + profile.user_vector)[0]
+        return self.score_query(model, profile.query + profile.user_vector, np.empty(model.n_items, np.float32))
 
-    def score_both(self, profile: Profile, model: Model) -> tuple[SourceScores, SourceScores]:
-        """Dense scores under u = 0, and under the user's own u."""
-        base, own = self.score_queries(model, profile.query, profile.query + profile.user_vector)
-        return base, own
-
-    def score_queries(self, model: Model, *queries: Float32) -> list[SourceScores]:
-        """Dense scores of any queries, float32 (dim,)."""
-        scores = np.empty((len(queries), model.n_items), np.float32)
-        for start in range(0, model.n_items, BLOCK):
-            # a block of vectors that serves one query is still in the processor's cache for the next
-            vectors, bias = model.vectors[start : start + BLOCK], model.bias[start : start + BLOCK]
-            for query, line in zip(queries, scores[:, start : start + BLOCK], strict=True):
-                np.add(vectors.dot(query), bias, out=line)
-        return [
-            SourceScores.dense(line) if query.any() else SourceScores(np.zeros_like(line), None, 0.0, 0.0)
-            for query, line in zip(queries, scores, strict=True)
-        ]
+    def score_query(self, model: Model, query: Float32, out: Float32) -> SourceScores:
+        """Dense scores of any query, float32 (dim,), written into `out`, float32 (n_items,)."""
+        if not query.dot(query):
+            out[:] = 0
+            return SourceScores(out, None, 0.0, 0.0)
+        np.dot(model.vectors, query, out=out)
+        out += model.bias
+        return SourceScores.dense(out)
 
 
 class Neighbours:
     """The sum, over the user's distinct items, of the bundle's item-to-item weights times a recency weight.
 
     Recency is `(1 − short_share) · 0.5^(age/half_life_days) + short_share · 0.5^(age/short_half_life_days)` of
-    the item's newest event. The weights are CSR by source item: row i's targets are
+    the item's newest event. Where order matters more than days, it is multiplied by `0.5^(place/half_life_events)`,
+    place 0 being the user's newest distinct item, and only the `last` newest distinct items count; without these
+    constants all do, whatever their place. The weights are CSR by source item: row i's targets are
     `ids[indptr[i]:indptr[i+1]]`.
     """
 
@@ -68,6 +62,8 @@ class Neighbours:
         self.half_life = float(settings.get("half_life_days", 180.0))
         self.short_half_life = float(settings.get("short_half_life_days", 1.0))
         self.short_share = float(settings.get("short_share", 0.0))
+        self.half_life_events = float(settings.get("half_life_events", np.inf))
+        self.last = int(settings.get("last", 0))
 
     def recency(self, age_days: Float64) -> Float64:
         """The weight of an item whose newest event has that age."""
@@ -78,10 +74,17 @@ class Neighbours:
 
     def score(self, request: Request, profile: Profile, model: Model) -> SourceScores:
         """Dense scores over the catalogue; most are 0."""
-        return SourceScores.dense(self.sum_rows(*newest_per_item(profile.rows, profile.age_days()), model.n_items))
+        rows, age = profile.rows, profile.age_days()
+        if not self.last and self.half_life_events == np.inf:
+            return SourceScores.dense(self.sum_rows(*newest_per_item(rows, age), model.n_items))
+        rows, event = newest_per_item(rows, np.arange(len(rows), dtype=np.float64))
+        newest_first = (-event).argsort()[: self.last or None]
+        age = age.take(event.take(newest_first).astype(np.intp))
+        faded = decay(np.arange(len(newest_first), dtype=np.float64), self.half_life_events)
+        return SourceScores.dense(self.sum_rows(rows.take(newest_first), age, model.n_items, faded))
 
-    def sum_rows(self, rows: Int32, age_days: Float64, n_items: int) -> Float32:
-        """Σ recency · W[row], float32 (n_items,)."""
+    def sum_rows(self, rows: Int32, age_days: Float64, n_items: int, faded: Float64 | None = None) -> Float32:
+        """Σ recency · W[row], float32 (n_items,); `faded`: what remains of each row's recency by its place."""
         starts = self.indptr.take(rows)
         lengths = self.indptr.take(rows + 1) - starts
         ends = lengths.cumsum()
@@ -90,7 +93,8 @@ class Neighbours:
         # positions of all the rows' entries, one after the other, without a Python loop
         entries = (starts - ends + lengths).repeat(lengths)
         entries += np.arange(len(entries), dtype=entries.dtype)
-        scaled = self.recency(age_days).astype(np.float32).repeat(lengths)
+        weight = self.recency(age_days) if faded is None else self.recency(age_days) * faded
+        scaled = weight.astype(np.float32).repeat(lengths)
         scaled *= self.weights.take(entries)
         return np.bincount(self.ids.take(entries), scaled, minlength=n_items).astype(np.float32)
 
@@ -125,11 +129,10 @@ class Habit:
         if not len(rows):
             return SourceScores.sparse(rows, np.empty(0, np.float32), model.n_items)
         order = np.lexsort((groups, rows))
-        rows, age, groups = rows[order], age[order], groups[order]
-        new_item = np.ones(len(rows), np.bool_)
-        np.not_equal(rows[1:], rows[:-1], out=new_item[1:])
-        counts = new_item.copy()
-        counts[1:] |= groups[1:] != groups[:-1]
-        starts = new_item.nonzero()[0]
-        sums = np.add.reduceat(decay(age, self.half_life) * counts, starts).astype(np.float32)
-        return SourceScores.sparse(rows[starts], sums, model.n_items)
+        rows, groups, weights = rows.take(order), groups.take(order), decay(age, self.half_life).take(order)
+        new_item = rows[1:] != rows[:-1]
+        weights[1:] *= new_item | (groups[1:] != groups[:-1])
+        starts = np.zeros(1 + np.count_nonzero(new_item), np.intp)
+        np.add(new_item.nonzero()[0], 1, out=starts[1:])
+        sums = np.add.reduceat(weights, starts).astype(np.float32)
+        return SourceScores.sparse(rows.take(starts), sums, model.n_items)

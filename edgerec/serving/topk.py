@@ -7,7 +7,8 @@ import numpy as np
 from edgerec.types import Float32, Int64
 
 BLOCK = 64
-SMALL = 12_000  # below it one partition of everything is faster
+TINY = 4_096  # below it one partition of everything is faster
+SMALL = 12_000  # below it one look at everything is faster than one into each block that matters
 
 
 def top_k(scores: Float32, k: int) -> Int64:
@@ -20,18 +21,20 @@ def top_k(scores: Float32, k: int) -> Int64:
     n = len(scores)
     k = min(k, n)
     n_blocks = n // BLOCK
-    if n < SMALL or n_blocks <= k:
+    if n < TINY or n_blocks <= k:
         rows = (scores >= _kth_largest(scores, k)).nonzero()[0]
         return _best_of(rows, scores[rows], k)
     # Strided blocks: block j holds rows j, j + n_blocks, … so that the maxima are one vectorised pass.
     blocks = scores[: n_blocks * BLOCK].reshape(BLOCK, n_blocks)
     maxima = blocks.max(axis=0)
     bound = _kth_largest(maxima, k)
-    holding = (maxima >= bound).nonzero()[0]
-    place, block = (blocks.take(holding, axis=1) >= bound).nonzero()
-    rows = place * n_blocks + holding[block]
-    tail = n_blocks * BLOCK + (scores[n_blocks * BLOCK :] >= bound).nonzero()[0]
-    rows = np.concatenate((rows, tail))  # ascending: place grows first, then block
+    if n < SMALL:
+        rows = (scores >= bound).nonzero()[0]
+    else:
+        holding = (maxima >= bound).nonzero()[0]
+        place, block = (blocks.take(holding, axis=1) >= bound).nonzero()
+        tail = n_blocks * BLOCK + (scores[n_blocks * BLOCK :] >= bound).nonzero()[0]
+        rows = np.concatenate((place * n_blocks + holding[block], tail))  # ascending: place grows, then block
     values = scores[rows]
     if len(rows) > 8 * k:
         best = (values >= _kth_largest(values, k)).nonzero()[0]

@@ -3,6 +3,7 @@
 from edgerec.store.blob import decode_state, encode_state
 from edgerec.store.database import Database
 from edgerec.store.events import EventRow, EventTable
+from edgerec.store.overlay import OverlayItem, OverlayTable
 from edgerec.store.tables import BundleRow, BundleTable, ExposureTable, MetaTable, StateTable
 
 __all__ = [
@@ -13,6 +14,8 @@ __all__ = [
     "EventTable",
     "ExposureTable",
     "MetaTable",
+    "OverlayItem",
+    "OverlayTable",
     "StateTable",
     "decode_state",
     "encode_state",

@@ -63,6 +63,28 @@ def m001_first(db: Database) -> None:
     db.execute("PRAGMA user_version = 1")
 
 
+@store()
+def m002_overlay(db: Database) -> None:
+    """Items that came after the bundle."""
+    db["items_overlay"].create(  # type: ignore[union-attr]
+        {
+            "seq": int,
+            "item": str,
+            "title": str,
+            "attributes": str,
+            "content": bytes,
+            "popularity": float,
+            "bundle": str,
+            "at": int,
+        },
+        pk="seq",
+        not_null={"item", "attributes", "content", "bundle", "at"},
+    )
+    db["items_overlay"].create_index(["item"], unique=True)  # type: ignore[union-attr]
+    db["overlay_places"].create({"bundle": str, "stamp": str, "blob": bytes}, pk="bundle")  # type: ignore[union-attr]
+    db.execute("PRAGMA user_version = 2")
+
+
 def migrate(connection: sqlite3.Connection) -> None:
     """Applies what is pending; each step wholly or not at all."""
     store.apply(Database(connection))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable
-from dataclasses import dataclass
 
+from edgerec.records import record
 from edgerec.store.blob import decode_state, encode_state
 from edgerec.types import State
 
@@ -60,7 +60,7 @@ class ExposureTable:
         return int(connection.execute("SELECT count(*) FROM exposures").fetchone()[0])
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class BundleRow:
     """A bundle this device installed. `status`: current · previous · rolled_back."""
 

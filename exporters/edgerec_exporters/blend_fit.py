@@ -75,6 +75,16 @@ class Task:
         wanted = np.take_along_axis(targets[kept], rows, 1) & ~out
         return cls(cut, wanted, IDEAL[np.minimum(targets[kept].sum(1), TOP)], _half(users[kept]))
 
+    @classmethod
+    def joined(cls, tasks: Sequence[Task]) -> Task:
+        """Several blocks of baskets as one."""
+        return cls(
+            np.concatenate([task.z for task in tasks], 1),
+            np.concatenate([task.targets for task in tasks]),
+            np.concatenate([task.ideal for task in tasks]),
+            np.concatenate([task.half for task in tasks]),
+        )
+
     def score(self, weights: Float64) -> Float64:
         """NDCG@10 per basket under non-negative `weights` (S,)."""
         n, m = self.targets.shape

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgerec.bundle import Bundle, FileEntry, Manifest, Retriever, load_bundle
+from edgerec.bundle.content import ContentModel
 from edgerec.bundle.manifest import EventKind, Scenario, dump
 from edgerec.errors import BundleError, ExportError
 from edgerec.types import Model
@@ -77,6 +78,8 @@ class Exportable(Protocol):
     n_negatives: int
     n_replayed: int
     learn_history: bool
+    filters: Mapping[str, Mapping[str, Any]]
+    content: ContentModel | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,8 +191,10 @@ def _write_folder(
         n_negatives=trained.n_negatives,
         n_replayed=trained.n_replayed,
         learn_history=trained.learn_history,
+        filters=trained.filters,
         retrieval=retrieval,
         metrics=metrics,
+        content=trained.content.constants() if trained.content else {},
     )
     folder = work / "bundle"
     _write(folder, files, manifest)
@@ -218,6 +223,7 @@ def _arrays(trained: Exportable) -> dict[str, bytes]:
         arrays["neighbours/indptr.npy"] = ("<i4", indptr)
         arrays["neighbours/ids.npy"] = ("<i4", ids)
         arrays["neighbours/weights.npy"] = ("<f4", weights)
+    arrays.update({name: ("<f4", array) for name, array in (trained.content.arrays() if trained.content else ())})
     return {name: _npy(np.ascontiguousarray(array, dtype)) for name, (dtype, array) in arrays.items()}
 
 

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgerec.errors import TrainingError
+from edgerec_exporters.distil import Teacher, divergence
+from edgerec_exporters.distributed import ALONE, Ranks
 from edgerec_exporters.examples import DAY, Baskets
 from edgerec_exporters.losses import draw_candidates, sampled_softmax
 
@@ -75,13 +77,26 @@ def chances(baskets: Baskets, alpha: float) -> NDArray[np.float64]:
 
 
 class Trainer:
-    """One training run: epochs over shuffled examples with a cosine schedule, all randomness from `seed`."""
+    """One training run: epochs over shuffled examples with a cosine schedule, all randomness from `seed`.
+
+    `ranks`: the processes that share each batch · `teacher`: what it learns from beside the data.
+    """
 
     def __init__(
-        self, taste: Taste, baskets: Baskets, until: float, length: int, recipe: EncoderRecipe, seed: int, device: Any
+        self,
+        taste: Taste,
+        baskets: Baskets,
+        until: float,
+        length: int,
+        recipe: EncoderRecipe,
+        seed: int,
+        device: Any,
+        ranks: Ranks = ALONE,
+        teacher: Teacher | None = None,
     ) -> None:
         self.taste, self.baskets, self.length, self.recipe = taste.to(device), baskets, length, recipe
-        self.device = device
+        self.device, self.ranks, self.teacher = device, ranks, teacher
+        ranks.same_start(taste)
         self.rng = np.random.default_rng(seed)
         torch.manual_seed(seed)
         self.examples = baskets.with_past(until=until)
@@ -112,12 +127,13 @@ class Trainer:
             total += self._step(part)
             self.steps += 1
             tick(number + 1, len(parts))
+        total = self.ranks.add(total)
         if not math.isfinite(total):
             raise TrainingError("training did not stay finite", hint="lower the learning rate")
         return total / len(parts)
 
     def _step(self, part: Rows) -> float:
-        past = self.baskets.padded(part, self.length)
+        """One step of all processes. Returns this process's part of the batch's loss."""
         place, item = self.baskets.targets(part)
         novel = self.recipe.targets == "novel"
         if novel:
@@ -131,22 +147,32 @@ class Trainer:
         )
         wanted = np.zeros((len(part), len(rows)), np.bool_)
         wanted[place, np.searchsorted(rows, item)] = True
-        mask = past.mask & (self.rng.random(past.mask.shape) >= self.recipe.item_dropout)
+        kept = self.rng.random((len(part), self.length)) >= self.recipe.item_dropout
         weight = self.weight[part] / np.sqrt(np.maximum(wanted.sum(1), 1))
+        mine, counted = self.ranks.share(len(part)), wanted.sum(1) * weight
+        past = self.baskets.padded(part[mine], self.length)
         to = lambda array: torch.from_numpy(array).to(self.device)  # noqa: E731
-        query = self.taste.queries(to(past.rows), to(past.age_days), to(past.kind), to(mask))
+        query = self.taste.queries(to(past.rows), to(past.age_days), to(past.kind), to(past.mask & kept[mine]))
         among = to(rows)
-        loss = sampled_softmax(
-            query @ self.taste.vectors[among].T + self.taste.bias[among],
-            to(wanted),
-            to(log_inclusion),
-            to(seen[:, rows]) if novel else None,
-            to(weight.astype(np.float32)),
-        )
+        logits = query @ self.taste.vectors[among].T + self.taste.bias[among]
+        excluded = to(seen[mine][:, rows]) if novel else None
+        inclusion, share = to(log_inclusion), to(weight[mine].astype(np.float32))
+        loss = sampled_softmax(logits, to(wanted[mine]), inclusion, excluded, share)
+        if self.teacher is not None:
+            theirs = self.teacher.logits(*map(to, self._read_by(self.teacher, part[mine])), among)
+            counts = to(counted[mine].astype(np.float32))
+            apart = divergence(logits, theirs, inclusion, excluded, counts, self.teacher.recipe.temperature)
+            loss = (1 - self.teacher.recipe.share) * loss + self.teacher.recipe.share * apart
+        loss = loss * float(counted[mine].sum() / max(counted.sum(), 1e-9))
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        self.ranks.add_gradients(self.taste.parameters())
         self.optimiser.step()
         return float(loss.detach())
+
+    def _read_by(self, teacher: Teacher, part: Rows) -> tuple[NDArray[Any], ...]:
+        past = self.baskets.padded(part, teacher.length)
+        return past.rows, past.age_days, past.kind, past.mask
 
 
 def taste_scores(taste: Taste, baskets: Baskets, chosen: Rows, length: int, bias: Float32) -> Float32:

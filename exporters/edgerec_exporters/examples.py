@@ -32,7 +32,8 @@ class Baskets:
     """Events by user, then basket, then item, each (basket, item) once.
 
     Columns (n_events,): `item`, `kind` int64, `at` float64, `consumes` bool. Per basket (n_baskets,): its events are
-    `start:stop`, its user's earlier events `first:start`, `user` rows, `when` POSIX seconds of its first event.
+    `start:stop`, its user's earlier events `first:start`, `user` rows, `group` its number in the data, `when` POSIX
+    seconds of its first event.
     """
 
     item: Rows
@@ -43,6 +44,7 @@ class Baskets:
     start: Rows
     stop: Rows
     user: Rows
+    group: Rows
     when: NDArray[np.float64]
     n_items: int
 
@@ -68,6 +70,7 @@ class Baskets:
             start=new,
             stop=np.append(new[1:], len(order)).astype(np.int64),
             user=user[new],
+            group=group[new],
             when=when,
             n_items=data.n_items,
         )

@@ -61,7 +61,13 @@ class Interactions:
         """The baskets that begin before `at`, POSIX seconds."""
         begins = np.full(int(self.group.max(initial=-1)) + 1, np.inf)
         np.minimum.at(begins, self.group, self.at)
-        keep = begins[self.group] < at
+        return self._select(begins[self.group] < at)
+
+    def without(self, groups: NDArray[np.int64]) -> Interactions:
+        """All but the baskets of these numbers."""
+        return self._select(~np.isin(self.group, groups))
+
+    def _select(self, keep: NDArray[np.bool_]) -> Interactions:
         names = ("user", "item", "at", "group", "kind", "value")
         return replace(self, **{name: getattr(self, name)[keep] for name in names})
 

@@ -1,33 +1,36 @@
-"""Central training, the story on one page: fit before the validation period, choose there, fit again on everything."""
+"""Central training, the story on one page: fit without what is held out, choose there, fit again on everything."""
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgerec.bundle.manifest import Scenario
 from edgerec.errors import TrainingError
-from edgerec_exporters import neighbours
-from edgerec_exporters.encoder_fit import Progress, Taste, Trainer, chances, pick_device
+from edgerec_exporters import mixes, neighbours
+from edgerec_exporters.checkpoint import Checkpoint, digest_of, identity
+from edgerec_exporters.content.projection import with_content
+from edgerec_exporters.content.vectors import Content
+from edgerec_exporters.distil import compare
+from edgerec_exporters.distributed import ALONE, Ranks
+from edgerec_exporters.encoder_fit import Progress, chances, pick_device
+from edgerec_exporters.event_limits import event_limits
 from edgerec_exporters.examples import DAY, Baskets
+from edgerec_exporters.holdout import HOLD_OUT, HoldOut, hold_out_last, hold_out_period, iso, last_of_each_user
 from edgerec_exporters.interactions import Interactions
-from edgerec_exporters.models import build
 from edgerec_exporters.parity import History
-from edgerec_exporters.recipe import Recipe
+from edgerec_exporters.recipe import Mix, Recipe, recipe_for
+from edgerec_exporters.spaces import SPACES
+from edgerec_exporters.taste_fit import Learned, TasteFit, check_teacher
 from edgerec_exporters.trained import Trained
-from edgerec_exporters.validation import Judge, Parts, iso
-
-if TYPE_CHECKING:
-    import torch
+from edgerec_exporters.validation import Judge, Linear, Parts
 
 Float32 = NDArray[np.float32]
-Rows = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 
 MAX_VALIDATION_SHARE = 0.35
 MAX_GAP_DAYS = 31.0
@@ -44,36 +47,76 @@ def train(
     data: Interactions,
     *,
     cutoff: float | None = None,
+    hold_out: str = "period",
     model: str = "bag",
     recipe: Recipe | None = None,
     seed: int = 0,
     device: str = "auto",
+    content: Content | None = None,
     progress: Progress = silent,
+    checkpoint: str | os.PathLike[str] | None = None,
+    ranks: Ranks = ALONE,
+    teacher: Trained | None = None,
 ) -> Trained:
     """Trains on the baskets before `cutoff` (POSIX seconds; None: on all of them).
 
-    Weights of the blend and the number of epochs are chosen on the last `validation_days` of them, by a model that
-    has not seen these; then everything is fitted again with those constants. The same seed, data and machine give
-    the same model. Raises TrainingError where the data cannot be trained on.
+    Weights of the blend, item-to-item weights and the number of epochs are chosen on what is held out, by a model
+    that has not seen it: the last `validation_days` ("period"), or each user's last basket ("last"). Then everything
+    is fitted again with those constants. Items without events are placed by their `content`, if it is given. The same
+    seed, data and machine give the same model. `checkpoint`: a folder from which a training that was cut off goes on ·
+    `ranks`: the processes that train together · `teacher`: a model of the same data that the encoder learns from, too.
+    Raises TrainingError where the data cannot be trained on.
     """
     started = time.monotonic()
-    recipe = recipe or Recipe()
+    recipe = recipe or recipe_for(model)
     where = pick_device(device)
     _check(data, cutoff)
     data = data if cutoff is None else data.before(cutoff)
-    baskets = Baskets.of(data)
     until = float(cutoff if cutoff is not None else data.at.max() + 1)
-    since = until - min(recipe.validation_days * DAY, MAX_VALIDATION_SHARE * (until - float(data.at.min())))
-    judge = Judge(baskets, since, seed)
+    held = _held_out(data, until, hold_out, recipe)
+    judge = Judge(held, seed)
+    if teacher is not None:
+        check_teacher(teacher, data, iso(until), model, recipe)
+    run = {"cutoff": cutoff, "hold_out": hold_out, "model": model, "recipe": recipe, "seed": seed}
+    keeper = None if checkpoint is None else _keeper(checkpoint, data, ranks, teacher, run)
+    progress = progress if ranks.first else silent
 
-    fitting = _Fitting(data, recipe, model, seed, where, progress)
-    trial, epochs = fitting.fit(since, "choosing", judge=judge)
+    fitting = _Fitting(TasteFit(recipe, model, seed, where, progress, ranks, keeper, teacher))
+    trial, chosen = fitting.fit(held.rest, held.until, "choosing", judge=judge)
     scenarios, boost, metrics = judge.choose(trial, recipe, progress)
-    parts, _ = fitting.fit(until, "training", epochs=epochs)
+    parts, _ = fitting.fit(data, until, "training", chosen=chosen)
 
-    metrics.update({"trained_before": iso(until), "validated_from": iso(since), "epochs": epochs})
-    metrics["seconds"] = round(time.monotonic() - started, 2)
-    return _assemble(data, baskets, parts, scenarios, boost, metrics, fitting)
+    metrics |= {"trained_before": iso(until), **held.told, **_told(chosen.learned, model)}
+    metrics["seconds"] = round(time.monotonic() - started + (keeper.spent_before if keeper else 0.0), 2)
+    trained = _assemble(data, held.baskets, parts, scenarios, boost, metrics, fitting.taste)
+    if teacher is not None and ranks.first:
+        metrics["distilled"] = compare(teacher, trained)
+    if content is None:
+        return trained
+    return with_content(trained, content, np.bincount(data.item, minlength=data.n_items))
+
+
+def _told(learned: Learned, model: str) -> dict[str, Any]:
+    told: dict[str, Any] = {"epochs": learned.epochs, "trial_seconds": learned.seconds}
+    if model in SPACES:
+        told["item_vectors"] = "fixed" if learned.fixed else "trained"
+    return told
+
+
+def _keeper(
+    folder: str | os.PathLike[str], data: Interactions, ranks: Ranks, teacher: Trained | None, run: dict[str, Any]
+) -> Checkpoint:
+    taught_by = None if teacher is None else digest_of(teacher)
+    return Checkpoint.open(folder, identity(data, teacher=taught_by, **run), writes=ranks.first)
+
+
+def _held_out(data: Interactions, until: float, hold_out: str, recipe: Recipe) -> HoldOut:
+    if hold_out not in HOLD_OUT:
+        raise TrainingError(f"hold_out = {hold_out!r}", hint=f"one of {', '.join(HOLD_OUT)}")
+    if hold_out == "last":
+        return hold_out_last(data)
+    longest = MAX_VALIDATION_SHARE * (until - float(data.at.min()))
+    return hold_out_period(data, until - min(recipe.validation_days * DAY, longest))
 
 
 def _check(data: Interactions, cutoff: float | None) -> None:
@@ -94,79 +137,48 @@ def _check(data: Interactions, cutoff: float | None) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Fitting:
-    """The same procedure for both passes: everything fitted to the baskets before a moment."""
+class _Chosen:
+    """What the trial found best."""
 
-    data: Interactions
-    recipe: Recipe
-    model: str
-    seed: int
-    device: torch.device
-    progress: Progress
+    learned: Learned
+    mix: Mix | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Fitting:
+    """The same procedure for both passes: everything fitted to some data, as seen at a moment."""
+
+    taste: TasteFit
 
     def fit(
-        self, until: float, what: str, *, judge: Judge | None = None, epochs: int | None = None
-    ) -> tuple[Parts, int]:
-        """The parts, and the number of epochs: `epochs`, else where the judge's metric was best."""
-        recipe, baskets = self.recipe, Baskets.of(self.data.before(until))
-        self.progress(f"{what}: neighbours", 0, 2)
-        weights = self._weights(baskets, until)
-        self.progress(f"{what}: neighbours", 1, 2)
-        kept = neighbours.cut(weights, recipe.per_item, recipe.cut)
-        co_occurrence = neighbours.gram(baskets, until, recipe.factor_half_life_days)
-        factors = neighbours.item_factors(co_occurrence, recipe.dim, recipe.factor_l2, self.seed)
-        self.progress(f"{what}: neighbours", 2, 2)
-        prior = _log_prior(baskets, until)
-        taste, epochs = self._encoder(baskets, until, factors, prior, what, judge, epochs)
+        self, data: Interactions, until: float, what: str, *, judge: Judge | None = None, chosen: _Chosen | None = None
+    ) -> tuple[Parts, _Chosen]:
+        """The parts, and what was chosen: `chosen`, else what the judge found best."""
+        baskets, recipe, progress = Baskets.of(data), self.taste.recipe, self.taste.progress
+        progress(f"{what}: neighbours", 0, 1)
+        linear, mix = self._linear(data, baskets, until, judge, chosen)
+        progress(f"{what}: neighbours", 1, 1)
+        judging = (lambda taste: judge.taste(taste, recipe.history_length)) if judge else None
+        taste, prior, learned = self.taste.fit(
+            data, baskets, until, what, judge=judging, learned=chosen.learned if chosen else None
+        )
         # how popular an item is, is the popular source's affair: taste keeps what it learned beside it
         bias = taste.bias.detach().cpu().numpy() - prior
         popularity = baskets.popularity(until, recipe.popular_half_life_days)
-        return Parts(taste, bias, weights, kept, popularity), epochs
+        return Parts(taste, bias, linear, popularity), _Chosen(learned, mix)
 
-    def _weights(self, baskets: Baskets, until: float) -> Float32:
-        recipe, data = self.recipe, self.data
+    def _linear(
+        self, data: Interactions, baskets: Baskets, until: float, judge: Judge | None, chosen: _Chosen | None
+    ) -> tuple[Linear, Mix | None]:
+        recipe = self.taste.recipe
+        if recipe.mixes:
+            return mixes.fit(recipe, baskets, until, judge, chosen.mix if chosen else None)
         named = list(data.titles) != list(data.items)
         shares = neighbours.Shares(recipe.text if named else 0.0, recipe.follows)
-        co_occurrence = neighbours.gram(baskets, until, recipe.ease_half_life_days)
-        return neighbours.item_to_item(baskets, co_occurrence, list(data.titles), recipe.ease_l2, shares)
-
-    def _encoder(
-        self,
-        baskets: Baskets,
-        until: float,
-        factors: Float32,
-        prior: Float32,
-        what: str,
-        judge: Judge | None,
-        epochs: int | None,
-    ) -> tuple[Taste, int]:
-        recipe = self.recipe.encoder
-        weights = [max(kind.weight, 0.0) for kind in self.data.event_kinds.values()]
-        encoder = build(self.model, {"dim": self.recipe.dim, "kind_weights": weights, "gain": self.recipe.gain})
-        taste = Taste(encoder, factors, prior)
-        trainer = Trainer(taste, baskets, until, self.recipe.history_length, recipe, self.seed, self.device)
-        last = epochs or recipe.epochs
-        best, kept, state = -1.0, 0, taste.state_dict()
-        for number in range(1, last + 1):
-            trainer.epoch(recipe.epochs, self._ticker(f"{what}: encoder", number - 1, last))
-            value = judge.taste(taste, self.recipe.history_length) if judge else float(number)
-            if value > best:
-                best, kept = value, number
-                state = {name: tensor.clone() for name, tensor in taste.state_dict().items()}
-            elif number - kept >= recipe.patience:
-                break
-        self.progress(f"{what}: encoder", last, last)
-        taste.load_state_dict(state)
-        return taste, kept
-
-    def _ticker(self, what: str, done: int, epochs: int) -> Callable[[int, int], None]:
-        return lambda step, steps: self.progress(what, done * steps + step, epochs * steps)
-
-
-def _log_prior(baskets: Baskets, until: float, half_life_days: float = 60.0) -> Float32:
-    """Half the log of each item's share of recent events: what training's softmax starts from, float32 (n_items,)."""
-    count = np.expm1(baskets.popularity(until, half_life_days).astype(np.float64))
-    return (0.5 * np.log(count / count.sum() + 1e-5)).astype(np.float32)
+        co_occurrence = neighbours.gram(baskets, until, recipe.ease_half_life_days, recipe.ease_lasting)
+        dense = neighbours.item_to_item(baskets, co_occurrence, list(data.titles), recipe.ease_l2, shares)
+        kept = neighbours.to_csr(neighbours.cut(dense, recipe.per_item, recipe.cut))
+        return Linear(kept, neighbours.Recency(recipe.neighbour_half_life_days), dense if judge else None), None
 
 
 def _assemble(
@@ -176,7 +188,7 @@ def _assemble(
     scenarios: dict[str, Scenario],
     boost: float,
     metrics: dict[str, Any],
-    fitting: _Fitting,
+    fitting: TasteFit,
 ) -> Trained:
     recipe, kinds = fitting.recipe, data.event_kinds
     rng = np.random.default_rng(fitting.seed)
@@ -190,7 +202,7 @@ def _assemble(
         bias=parts.bias,
         popularity=parts.popularity,
         negatives=drawn.astype(np.int32),
-        neighbours=neighbours.to_csr(parts.weights),
+        neighbours=parts.linear.weights,
         items=list(data.items),
         titles=list(data.titles),
         attributes=list(data.attributes),
@@ -200,13 +212,15 @@ def _assemble(
         history_kinds=tuple(name for name, kind in kinds.items() if kind.weight > 0),
         scenarios=scenarios,
         sources={
-            "neighbours": {"half_life_days": recipe.neighbour_half_life_days},
+            "neighbours": parts.linear.recency.constants(),
             "popular": {"boost": boost, "half_events": recipe.boost_half_events},
             "habit": {"half_life_days": recipe.habit_half_life_days},
         },
         blend=dict(recipe.blend),
         guard=dict(recipe.guard),
         updaters=dict(recipe.updaters),
+        learn_history=recipe.learn_history,
+        filters={"quality": event_limits(data)},
         metrics=metrics,
         recipe=asdict(recipe),
         seed=fitting.seed,
@@ -215,7 +229,7 @@ def _assemble(
 
 def _some_histories(baskets: Baskets, rng: np.random.Generator) -> list[History]:
     """Up to N_HISTORIES users' pasts, their last basket being the targets."""
-    picked = rng.permutation(_last(baskets, baskets.with_past()))[:N_HISTORIES]
+    picked = rng.permutation(last_of_each_user(baskets, baskets.with_past()))[:N_HISTORIES]
     out = []
     for basket in picked.tolist():
         past = slice(int(baskets.first[basket]), int(baskets.start[basket]))
@@ -224,10 +238,3 @@ def _some_histories(baskets: Baskets, rng: np.random.Generator) -> list[History]
         rows = baskets.item[past].astype(np.int32)
         out.append(History(rows, np.maximum(age, 0).astype(np.float32), baskets.kind[past], targets.astype(np.int32)))
     return out
-
-
-def _last(baskets: Baskets, chosen: Rows) -> Rows:
-    """The last of the chosen baskets of each user."""
-    ordered = np.sort(chosen)  # by user, then time
-    users = baskets.user[ordered]
-    return ordered[np.append(users[1:] != users[:-1], True)]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgerec.bundle.content import OFFSET, ContentModel, ContentRule, Modality
 from edgerec.bundle.manifest import EventKind, Scenario
 from edgerec.errors import DataError
 from edgerec_exporters.parity import History
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 _ARRAYS = ("vectors", "bias", "popularity", "negatives")
 _PLAIN = ("name", "model", "history_length", "sources", "blend", "guard", "updater", "updaters", "n_negatives")
-_PLAIN += ("n_replayed", "learn_history", "metrics", "recipe", "seed")
+_PLAIN += ("n_replayed", "learn_history", "metrics", "recipe", "seed", "filters")
 _NEIGHBOURS = ("indptr", "ids", "weights")
 _HISTORIES = ("rows", "age_days", "kinds", "targets")
 
@@ -34,7 +35,7 @@ class Trained:
     """`vectors` float32 (n_items, dim) · `bias`, `popularity` float32 (n_items,) · `negatives` int32 (m,) drawn by
     popularity^alpha · `neighbours` CSR by source item · `histories` of real users, the last basket as targets: an
     export is compared on them, and never ships them · `metrics` on the validation period · `recipe`, `seed`: what
-    to train again with."""
+    to train again with · `content` places items without events, None: nothing does."""
 
     name: str
     model: str
@@ -60,9 +61,11 @@ class Trained:
     n_negatives: int = 8
     n_replayed: int = 4
     learn_history: bool = False
+    filters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
+    content: ContentModel | None = None
 
     def save(self, path: str | os.PathLike[str]) -> int:
         """Writes the model to one file, a zip of arrays and JSON, at once or not at all. Returns its size in bytes.
@@ -108,11 +111,14 @@ def _pack(trained: Trained) -> dict[str, NDArray[Any]]:
         "scenarios": {name: [scenario.seen, dict(scenario.weights)] for name, scenario in trained.scenarios.items()},
     }
     arrays: dict[str, NDArray[Any]] = {name: getattr(trained, name) for name in _ARRAYS}
-    arrays["meta"] = np.frombuffer(json.dumps(meta, allow_nan=False).encode(), np.uint8)
     for name, tensor in trained.encoder.state_dict().items():
         arrays[f"encoder/{name}"] = tensor.cpu().numpy()
     if trained.neighbours is not None:
         arrays.update({f"neighbours/{n}": part for n, part in zip(_NEIGHBOURS, trained.neighbours, strict=True)})
+    if trained.content is not None:
+        meta["content"] = trained.content.constants()
+        arrays.update(trained.content.arrays())
+    arrays["meta"] = np.frombuffer(json.dumps(meta, allow_nan=False).encode(), np.uint8)
     for name in _HISTORIES:
         parts = [getattr(past, name) for past in trained.histories]
         arrays[f"histories/{name}"] = np.concatenate(parts) if parts else np.empty(0)
@@ -146,8 +152,19 @@ def _unpack(arrays: dict[str, NDArray[Any]]) -> Trained:
         event_kinds={name: EventKind(*values) for name, values in meta["event_kinds"].items()},
         scenarios={name: Scenario(*values) for name, values in meta["scenarios"].items()},
         **{name: arrays[name] for name in _ARRAYS},
-        **{name: meta[name] for name in _PLAIN},
+        **{name: meta[name] for name in _PLAIN if name in meta},
+        content=_content(arrays, meta.get("content")),
     )
+
+
+def _content(arrays: dict[str, NDArray[Any]], constants: dict[str, Any] | None) -> ContentModel | None:
+    if constants is None:
+        return None
+    parts = ("mean", "basis", "codes", "weights")
+    modalities = [
+        Modality(name, *(arrays[f"content/{name}/{part}.npy"] for part in parts)) for name in constants["modalities"]
+    ]
+    return ContentModel(tuple(modalities), arrays[OFFSET], ContentRule.of(constants))
 
 
 def _histories(arrays: dict[str, NDArray[Any]]) -> list[History]:

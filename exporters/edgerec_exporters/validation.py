@@ -1,9 +1,9 @@
-"""The validation period: judges sources on it, and chooses the blend and when training stops."""
+"""Judges sources on the baskets held out for choosing, and chooses the blend and when training stops."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -11,12 +11,16 @@ from numpy.typing import NDArray
 
 from edgerec.bundle.manifest import Scenario
 from edgerec.errors import TrainingError
-from edgerec_exporters import blend_fit
+from edgerec_exporters import blend_fit, neighbours
+from edgerec_exporters.affinity import Csr
 from edgerec_exporters.encoder_fit import Progress, Taste, taste_scores
-from edgerec_exporters.examples import Baskets
+from edgerec_exporters.holdout import HoldOut
+from edgerec_exporters.neighbours import Recency
 from edgerec_exporters.recipe import Recipe
 
 Float32 = NDArray[np.float32]
+Bools = NDArray[np.bool_]
+Rows = NDArray[np.int64]
 
 SCENARIOS = {"default": "hide", "reorder": "show"}
 SOURCES = {
@@ -24,55 +28,92 @@ SOURCES = {
     "reorder": ("taste", "neighbours", "popular", "habit"),
 }
 MAX_CELLS = 16_000_000
-"""Validation baskets × items held at once, per source."""
+"""Baskets × items held at once, per source."""
+MAX_JUDGED = 10_000
+MAX_STOPPING = 4000
+"""Baskets that early stopping and the choice of item-to-item weights look at."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Linear:
+    """Item-to-item weights as they ship, with what the device multiplies them by; `dense`: EASE's before the cut."""
+
+    weights: Csr
+    recency: Recency
+    dense: Float32 | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Parts:
-    """What the sources score with, fitted to the baskets before one moment. `dense`: weights before the cut."""
+    """What the sources score with, fitted to one part of the data."""
 
     taste: Taste
     bias: Float32
-    dense: Float32
-    weights: Float32
+    linear: Linear
     popularity: Float32
 
 
-class Judge:
-    """The validation period: baskets whose user has a past, each predicted from it, test-then-train."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Wanted:
+    """Some baskets, and per basket over the catalogue what they hold, what the user had, and what is new to the user,
+    all bool (n, n_items)."""
 
-    def __init__(self, baskets: Baskets, since: float, seed: int) -> None:
-        chosen = baskets.with_past(since=since)
-        most = max(MAX_CELLS // baskets.n_items, 1)
-        if len(chosen) > most:
-            chosen = np.sort(np.random.default_rng(seed).choice(chosen, most, replace=False))
-        self.baskets, self.chosen = baskets, chosen
-        self.targets, self.seen = baskets.target_mask(chosen), baskets.seen_mask(chosen)
-        self.novel = self.targets & ~self.seen
-        if not self.novel.any():
+    baskets: Rows
+    targets: Bools
+    seen: Bools
+
+    @property
+    def novel(self) -> Bools:
+        return self.targets & ~self.seen
+
+
+class Judge:
+    """The baskets held out, each predicted from its user's earlier ones, test-then-train."""
+
+    def __init__(self, held: HoldOut, seed: int) -> None:
+        self.baskets = held.baskets
+        rng = np.random.default_rng(seed)
+        self.chosen = _at_most(MAX_JUDGED, held.judged, rng)
+        self.stopping = _at_most(MAX_STOPPING, self.chosen, rng)
+        parts = list(self.wanted(self.chosen))
+        self.repeats = any((part.targets & part.seen).any() for part in parts)
+        if not any(part.novel.any() for part in parts):
+            reason = "; ".join(f"{name.replace('_', ' ')} {value}" for name, value in held.told.items())
             raise TrainingError(
-                f"nobody comes back for something new after {iso(since)}, so nothing can be chosen there",
+                f"nobody comes back for something new, so nothing can be chosen ({reason})",
                 hint="train on a longer period",
             )
 
-    def measure(self, scores: Float32) -> dict[str, float]:
-        """Mean NDCG@10 of the views `novel` (seen items hidden) and `all`."""
-        return {
-            "novel": round(float(np.nanmean(blend_fit.ndcg(scores, self.novel, self.seen))), 5),
-            "all": round(float(np.nanmean(blend_fit.ndcg(scores, self.targets))), 5),
-        }
+    def wanted(self, chosen: Rows) -> Iterator[Wanted]:
+        """The baskets in blocks that fit into memory."""
+        size = max(MAX_CELLS // self.baskets.n_items, 1)
+        for start in range(0, len(chosen), size):
+            part = chosen[start : start + size]
+            yield Wanted(part, self.baskets.target_mask(part), self.baskets.seen_mask(part))
 
     def taste(self, taste: Taste, length: int) -> float:
-        """What early stopping looks at: taste alone, the mean of both views."""
-        scores = taste_scores(taste, self.baskets, self.chosen, length, np.zeros(self.baskets.n_items, np.float32))
-        return float(np.mean(list(self.measure(scores).values())))
+        """What early stopping looks at: taste alone, the mean of both views, or `novel` where nobody repeats."""
+        bias = np.zeros(self.baskets.n_items, np.float32)
+        views = _Views()
+        for part in self.wanted(self.stopping):
+            views.add(taste_scores(taste, self.baskets, part.baskets, length, bias), part)
+        found = views.means()
+        return float(np.mean(list(found.values()))) if self.repeats else found["novel"]
 
-    def scores(self, parts: Parts, recipe: Recipe) -> dict[str, Float32]:
+    def linear(self, linear: Linear) -> float:
+        """NDCG@10 of item-to-item weights alone, the same mean of views."""
+        views = _Views()
+        for part in self.wanted(self.stopping):
+            views.add(neighbours.scores(self.baskets, part.baskets, linear.weights, linear.recency), part)
+        found = views.means()
+        return float(np.mean(list(found.values()))) if self.repeats else found["novel"]
+
+    def scores(self, parts: Parts, recipe: Recipe, chosen: Rows) -> dict[str, Float32]:
         """Every source's scores before each basket, float32 (n, n_items)."""
-        baskets, chosen = self.baskets, self.chosen
+        baskets, linear = self.baskets, parts.linear
         return {
             "taste": taste_scores(parts.taste, baskets, chosen, recipe.history_length, parts.bias),
-            "neighbours": baskets.recency(chosen, recipe.neighbour_half_life_days) @ parts.weights,
+            "neighbours": neighbours.scores(baskets, chosen, linear.weights, linear.recency),
             "popular": np.tile(parts.popularity, (len(chosen), 1)),
             "habit": baskets.habits(chosen, recipe.habit_half_life_days),
         }
@@ -81,43 +122,73 @@ class Judge:
         self, parts: Parts, recipe: Recipe, progress: Progress
     ) -> tuple[dict[str, Scenario], float, dict[str, Any]]:
         """Weights per scenario, the boost of popularity for short histories, and the metrics."""
-        found: dict[str, Any] = {"baskets": len(self.chosen), "sources": {}, "scenarios": {}}
-        z = {}
-        for name, scores in self.scores(parts, recipe).items():
-            found["sources"][name] = self.measure(scores)
-            z[name] = blend_fit.standardise(scores)
-        found["cut"] = self._cut(parts, recipe)
-        n_events = self.baskets.start[self.chosen] - self.baskets.first[self.chosen]
-        fading = np.exp2(-n_events / recipe.boost_half_events).astype(np.float32)
-        users = self.baskets.user[self.chosen]
-        scenarios, boost = {}, 0.0
+        views: dict[str, _Views] = {}
+        # where nobody repeats there is nothing to choose by for those who see what they know: one blend serves both
+        tasks: dict[str, list[blend_fit.Task]] = {
+            name: [] for name, seen in SCENARIOS.items() if seen == "hide" or self.repeats
+        }
+        for part in self.wanted(self.chosen):
+            z = {}
+            for source, scores in self.scores(parts, recipe, part.baskets).items():
+                views.setdefault(source, _Views()).add(scores, part)
+                z[source] = blend_fit.standardise(scores)
+            for name in tasks:
+                tasks[name].append(self._task(name, z, part, recipe))
+        found: dict[str, Any] = {
+            "baskets": len(self.chosen),
+            "sources": {source: each.means() for source, each in views.items()},
+            "scenarios": {},
+            "neighbours": self._told(parts.linear, recipe),
+        }
+        scenarios: dict[str, Scenario] = {}
+        boost = 0.0
         for done, (name, seen) in enumerate(SCENARIOS.items()):
             progress("choosing: blend", done, len(SCENARIOS))
-            hidden = self.seen if seen == "hide" else None
-            columns = {source: z[source] for source in SOURCES[name]}
-            if seen == "hide":
-                columns["boost"] = z["popular"] * fading[:, None]
-            task = blend_fit.Task.of(
-                list(columns.values()), self.targets if hidden is None else self.novel, hidden, users
-            )
-            weights, values = blend_fit.fit(list(columns), task)
+            columns = [*SOURCES[name], "boost"] if seen == "hide" else [*SOURCES[name]]
+            if name not in tasks:
+                scenarios[name] = Scenario("show", {**scenarios["default"].weights, "habit": 0.0})
+                continue
+            weights, values = blend_fit.fit(columns, blend_fit.Task.joined(tasks[name]))
             boost = weights.pop("boost", boost)
             scenarios[name] = Scenario("hide" if seen == "hide" else "show", weights)
             found["scenarios"][name] = {"ndcg@10": values}
         progress("choosing: blend", len(SCENARIOS), len(SCENARIOS))
         return scenarios, boost, {"validation": found}
 
-    def _cut(self, parts: Parts, recipe: Recipe) -> dict[str, Any]:
-        """What the cut of the item-to-item weights costs."""
-        before = self.baskets.recency(self.chosen, recipe.neighbour_half_life_days) @ parts.dense
-        return {
-            "by": recipe.cut,
-            "per_item": recipe.per_item,
-            "kept": int((parts.weights != 0).sum()),
-            "dense": self.measure(before),
-        }
+    def _task(self, name: str, z: dict[str, Float32], part: Wanted, recipe: Recipe) -> blend_fit.Task:
+        users = self.baskets.user[part.baskets]
+        columns = [z[source] for source in SOURCES[name]]
+        if SCENARIOS[name] == "show":
+            return blend_fit.Task.of(columns, part.targets, None, users)
+        n_events = self.baskets.start[part.baskets] - self.baskets.first[part.baskets]
+        fading = np.exp2(-n_events / recipe.boost_half_events).astype(np.float32)
+        return blend_fit.Task.of([*columns, z["popular"] * fading[:, None]], part.novel, part.seen, users)
+
+    def _told(self, linear: Linear, recipe: Recipe) -> dict[str, Any]:
+        """What was kept of the item-to-item weights, and what their cut costs."""
+        told: dict[str, Any] = {"kept": len(linear.weights[1]), **linear.recency.constants()}
+        if linear.dense is not None:
+            views = _Views()
+            for part in self.wanted(self.chosen):
+                before = self.baskets.recency(part.baskets, recipe.neighbour_half_life_days) @ linear.dense
+                views.add(before, part)
+            told |= {"by": recipe.cut, "per_item": recipe.per_item, "dense": views.means()}
+        return told
 
 
-def iso(at: float) -> str:
-    """ISO 8601 in UTC."""
-    return datetime.fromtimestamp(float(at), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+class _Views:
+    """NDCG@10 of the views `novel` (seen items hidden) and `all`, block by block."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, list[NDArray[np.float64]]] = {"novel": [], "all": []}
+
+    def add(self, scores: Float32, part: Wanted) -> None:
+        self.found["novel"].append(blend_fit.ndcg(scores, part.novel, part.seen))
+        self.found["all"].append(blend_fit.ndcg(scores, part.targets))
+
+    def means(self) -> dict[str, float]:
+        return {view: round(float(np.nanmean(np.concatenate(parts))), 5) for view, parts in self.found.items()}
+
+
+def _at_most(most: int, chosen: Rows, rng: np.random.Generator) -> Rows:
+    return np.sort(rng.choice(chosen, most, replace=False)) if len(chosen) > most else chosen

@@ -38,6 +38,13 @@ class SettingsReader:
             raise self._wrong(name, value, f"one of {', '.join(sorted(choices))}")
         return value
 
+    def texts(self, name: str) -> tuple[str, ...]:
+        """A list of texts; empty by default."""
+        value = self._take(name, ())
+        if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
+            raise self._wrong(name, value, "a list of texts")
+        return tuple(value)
+
     def flag(self, name: str, default: bool) -> bool:
         value = self._take(name, default)
         if not isinstance(value, bool):

@@ -18,22 +18,36 @@ One step (proximal operator of ½ pull |u|²: Duchi & Singer 2009), its move cut
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping
-from math import exp, inf, nan, sqrt, tanh
+from math import exp, inf, isfinite, nan, sqrt, tanh
+from typing import NamedTuple
 
 import numpy as np
 
 from edgerec.errors import PluginError
 from edgerec.hookspecs import hookimpl
 from edgerec.interfaces import Settings, UpdaterFactory
-from edgerec.types import Float32, Int32, LearningBatch, Model, State
+from edgerec.types import Float32, LearningBatch, Model, State
 from edgerec_plugins.settings import SettingsReader
 
 Scores = list[float]
 """One per candidate; -inf where it is left out. Plain floats: numpy's calls cost more than nine such scores."""
 
-Example = tuple[float, Float32, Float32, Float32]
-"""weight · query (dim,) · the candidates' vectors (m+1, dim) · the rest of their scores (m+1,): bias, -target, -inf."""
+
+class Example(NamedTuple):
+    """One event and its candidates, gathered.
+
+    `weight` · `vectors` float32 (m+2, dim): the candidates', and a last row for the step to put u in · `scores` float32
+    (m+2,): what the candidates score under u = 0, -inf where left out, less the target under `squared`; 0 in the last
+    place · `reach`: no item's vector is longer.
+    """
+
+    weight: float
+    vectors: Float32
+    scores: Float32
+    reach: float
+
 
 Loss = Callable[[Scores, float], Scores]
 """(s, scale) → scale · ∂loss/∂s, 0 for candidates that are left out. `squared` finds its target taken off s_0."""
@@ -73,6 +87,7 @@ def squared(s: Scores, scale: float) -> Scores:
     return [scale * s[0], *[0.0] * (len(s) - 1)]
 
 
+BLOCK = 65536
 LOSSES: Mapping[str, Loss] = {"softmax": softmax, "bpr": bpr, "logistic": logistic, "squared": squared}
 
 
@@ -98,6 +113,7 @@ class Sgd:
         self.centre = take.number("centre", 0.0, -1e9, 1e9)
         self.scale = take.number("scale", 1.0, 1e-9, 1e9)
         take.done()
+        self._reach: tuple[weakref.ref[Float32], float] | None = None
 
     def initial(self, model: Model) -> State:
         return {"u": np.zeros(model.dim, np.float32), "steps": np.zeros((), np.int64)}
@@ -106,28 +122,43 @@ class Sgd:
     def update(self, state: State, batch: LearningBatch) -> State:
         """The batch's events in order, `epochs` times over; then the replayed ones, `replay` times their weight."""
         u, steps = state["u"], int(state["steps"])
-        for weight, q, v, rest in self._examples(batch):
-            if (moved := self.step(u, steps, weight, q, v, rest)) is not None:
+        for example in self.examples(batch):
+            if (moved := self.step(u, steps, example)) is not None:
                 u, steps = moved, steps + 1
         return {"u": u, "steps": np.array(steps, np.int64)}
 
-    def step(self, u: Float32, steps: int, weight: float, q: Float32, v: Float32, rest: Float32) -> Float32 | None:
+    def step(self, u: Float32, steps: int, example: Example) -> Float32 | None:
         """`u` after one example; None where it would not be finite."""
+        weight, vectors, scores, reach = example
         rate = self.rate / (1 + self.decay * steps)
-        loss = self.loss if weight > 0 else against
-        s = v.dot(q + u) + rest
-        slope = loss(s.tolist(), -rate * abs(weight))
-        moved: Float32 = np.array(slope, np.float32).dot(v)
-        length = sqrt(moved.dot(moved))
+        shrink = 1 / (1 + rate * self.pull)
+        scale = -rate * abs(weight) * shrink
+        vectors[-1] = u  # as one more row: one product makes all scores and |u|², another the whole move
+        s = vectors.dot(u)
+        s += scores
+        known = s.tolist()
+        square = known.pop()
+        slope = (self.loss if weight > 0 else against)(known, scale)
+        if not isfinite(sum(slope)):
+            return None
+        most = (abs(slope[0]) if self.loss is squared else -2 * scale) * reach  # Σ |slope| · reach
+        if not (most <= self.max_step * shrink and sqrt(square) * shrink + most <= self.max_norm):
+            return self._bounded(u, np.array(slope, np.float32).dot(vectors[:-1]), shrink)
+        slope.append(shrink)
+        moved: Float32 = np.array(slope, np.float32).dot(vectors)
+        return moved
+
+    def _bounded(self, u: Float32, move: Float32, shrink: float) -> Float32 | None:
+        """`u` after a move, both already times `shrink`, that may be longer than is allowed."""
+        length = sqrt(move.dot(move)) / shrink
         if not length < inf:
             return None
         if length > self.max_step:
-            moved *= self.max_step / length
-        moved += u
-        moved *= 1 / (1 + rate * self.pull)
-        if (norm := sqrt(moved.dot(moved))) > self.max_norm:
-            moved *= self.max_norm / norm
-        return moved
+            move *= self.max_step / length
+        move += u * np.float32(shrink)
+        if (norm := sqrt(move.dot(move))) > self.max_norm:
+            move *= self.max_norm / norm
+        return move
 
     def user_vector(self, state: State) -> Float32:
         return state["u"]
@@ -135,37 +166,53 @@ class Sgd:
     def migrate(self, state: State, old_schema: int) -> State:
         raise PluginError(f"sgd cannot read a state of schema {old_schema}")
 
-    def _examples(self, batch: LearningBatch) -> list[Example]:
-        past, n = batch.replayed, len(batch.rows)
-        examples = self._gather(batch.model, batch.rows, batch.weight, batch.value, batch.query, batch.negatives)
-        examples *= self.epochs
-        if n and len(past.rows) and self.replay:
-            negatives = batch.negatives.take([k % n for k in range(len(past.rows))], axis=0)
-            values = np.full(len(past.rows), nan, np.float32)
-            examples += self._gather(batch.model, past.rows, past.weight * self.replay, values, past.query, negatives)
-        return examples
-
-    def _gather(
-        self, model: Model, rows: Int32, weights: Float32, values: Float32, queries: Float32, negatives: Int32
-    ) -> list[Example]:
-        """What can be learned from, in order: known items with a weight."""
-        candidates = np.empty((len(rows), 1 + negatives.shape[1]), np.intp)
-        candidates[:, 0] = rows
-        candidates[:, 1:] = negatives
+    def examples(self, batch: LearningBatch) -> list[Example]:
+        """What steps are taken on, in order: known items with a weight; then what is replayed."""
+        past, n, model = batch.replayed, len(batch.rows), batch.model
+        weights, query, drawn = batch.weight.tolist(), batch.query, batch.negatives
+        again = len(past.rows) if n and self.replay else 0
+        candidates = np.zeros((n + again, drawn.shape[1] + 2), np.intp)
+        candidates[:n, 0], candidates[:n, 1:-1] = batch.rows, drawn
+        if again:
+            candidates[n:, 0] = past.rows
+            candidates[n:, 1:-1] = drawn if n == 1 else drawn.take(np.arange(again) % n, axis=0)
+            weights += [weight * self.replay for weight in past.weight.tolist()]
+            query = np.concatenate((query, past.query))
         vectors: Float32 = np.asarray(model.vectors).take(candidates, axis=0)
-        rest: Float32 = np.asarray(model.bias).take(candidates)
+        scores = _dots(vectors, query[:, None])
+        scores += np.asarray(model.bias).take(candidates)
         if self.temperature != 1:
             vectors /= self.temperature
-            rest /= self.temperature
+            scores /= self.temperature
+        scores[:, -1] = 0
         if self.loss is squared:
-            rest[:, 0] -= np.where(weights > 0, (values - self.centre) / self.scale, 0)
-        examples = []
-        for k, (row, weight, drawn) in enumerate(zip(rows.tolist(), weights.tolist(), negatives.tolist(), strict=True)):
-            if row in drawn:
-                rest[k, 1:][negatives[k] == row] = -inf
+            scores[:n, 0] -= np.where(batch.weight > 0, (batch.value - self.centre) / self.scale, 0)
+            scores[n:, 0] = nan  # what is replayed has no value
+        reach = self._longest(model) / self.temperature
+        examples: list[Example] = []
+        for k, (weight, (row, *negatives, _)) in enumerate(zip(weights, candidates.tolist(), strict=True)):
+            if k == n:
+                examples *= self.epochs
+            if row in negatives:
+                scores[k, 1:-1][candidates[k, 1:-1] == row] = -inf
             if row >= 0 and weight:
-                examples.append((weight, queries[k], vectors[k], rest[k]))
-        return examples
+                examples.append(Example(weight, vectors[k], scores[k], reach))
+        return examples if again else examples * self.epochs
+
+    def _longest(self, model: Model) -> float:
+        """The length of the longest item vector; kept while the same vectors are in use."""
+        known = self._reach
+        if known is None or known[0]() is not model.vectors:
+            blocks = (model.vectors[start : start + BLOCK] for start in range(0, model.n_items, BLOCK))
+            longest = sqrt(max(float(_dots(block, block).max()) for block in blocks))
+            self._reach = known = weakref.ref(model.vectors), longest
+        return known[1]
+
+
+def _dots(left: Float32, right: Float32) -> Float32:
+    """Dot products along the last axis."""
+    dots: Float32 = np.vecdot(left, right) if hasattr(np, "vecdot") else np.einsum("...d,...d->...", left, right)
+    return dots
 
 
 @hookimpl

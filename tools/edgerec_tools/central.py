@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgerec_tools import metrics
+from edgerec_tools.baselines.linear import ease
 from edgerec_tools.datasets.dataset import Basket, Dataset
 
 Float32 = NDArray[np.float32]
@@ -56,39 +57,6 @@ class CentralArm:
     name: str
     title: str
     views: Mapping[str, ViewMetrics]
-
-
-def invert(matrix: Float32, leaf: int = 256) -> Float32:
-    """The inverse of a symmetric positive definite matrix by halves (Schur complements, Banachiewicz 1937).
-
-    Nearly all of it is matrix products, several times as fast as a general inverse. `matrix` (n, n).
-    """
-    n = len(matrix)
-    if n <= leaf:
-        return np.linalg.inv(matrix)
-    half = n // 2
-    first = invert(np.ascontiguousarray(matrix[:half, :half]), leaf)
-    side = matrix[:half, half:]
-    product = first @ side
-    last = invert(matrix[half:, half:] - side.T @ product, leaf)
-    corner = product @ last
-    inverse = np.empty_like(matrix)
-    inverse[:half, :half] = first + corner @ product.T
-    inverse[:half, half:] = -corner
-    inverse[half:, :half] = -corner.T
-    inverse[half:, half:] = last
-    return inverse
-
-
-def ease(gram: Float32, l2: float = 200.0) -> Float32:
-    """EASE (Steck 2019, eq. 8) from the item co-occurrence matrix XᵀX float32 (n, n): weights (n, n), from row to
-    column, with a zero diagonal. A user's scores are the sum of the rows of the user's items."""
-    penalised = gram.copy()
-    penalised[np.diag_indices_from(penalised)] += np.float32(l2)
-    inverse = invert(penalised)
-    weights = inverse / -np.diag(inverse)
-    np.fill_diagonal(weights, 0)
-    return weights
 
 
 class Profiles:

@@ -80,6 +80,7 @@ def fetch(name: str, folder: Path | None, as_json: bool) -> None:
 @click.option(
     "--columns", metavar="ROLE=NAME,…", help="Which column is the user, item, timestamp, value, group, kind …"
 )
+@click.option("--attributes", metavar="NAME,…", help="Columns that describe the item, for `recommend --where`.")
 @click.option("--kind", help="The events' kind where no column tells: purchase, rating, click …")
 @click.option("--min-user", type=click.IntRange(min=1), default=1, help="Drop users with fewer events.")
 @click.option("--min-item", type=click.IntRange(min=1), default=1, help="Drop items in fewer baskets.")
@@ -90,6 +91,7 @@ def import_command(
     name: str | None,
     format_: str | None,
     columns: str | None,
+    attributes: str | None,
     kind: str | None,
     min_user: int,
     min_item: int,
@@ -106,6 +108,7 @@ def import_command(
             name=name or stem(path),
             format=format_,
             columns=_chosen(columns),
+            attributes=[name.strip() for name in attributes.split(",")] if attributes else (),
             kind=kind,
             min_user=min_user,
             min_item=min_item,
@@ -206,16 +209,18 @@ def _show(report: CleaningReport) -> None:
     click.echo(f"{report.source}: {report.format}; {columns}; timestamps: {report.timestamps}")
     if report.ignored:
         click.echo(f"columns not used: {', '.join(report.ignored)}")
-    rows = [["read", f"{report.rows_in:,}", ""]]
+    click.echo(f"{report.rows_in:>11,} rows read")
     for finding in report.findings:
-        lines = [f"line {example.line}: {example.reason}" for example in finding.examples[:3]]
-        rows.append([f"{finding.action}: {finding.name}", f"{finding.rows:,}", "\n".join(lines)])
-    rows.append(["events", f"{report.rows_out:,}", ""])
-    _table(["rows", "number", "first examples"], rows)
+        click.echo(f"{finding.rows:>11,} {finding.action}: {finding.name}")
+        for example in finding.examples[:3]:
+            click.echo(f"{'':>11}   line {example.line}: {example.reason}")
+    click.echo(f"{report.rows_out:>11,} events")
     if report.users_below or report.items_below:
         click.echo(f"below the threshold: {report.users_below:,} users, {report.items_below:,} items")
     counts = report.summary
-    click.echo(f"{counts['users']:,} users, {counts['items']:,} items, {counts['baskets']:,} baskets")
+    click.echo(
+        f"{counts['users']:,} users, {counts['items']:,} items, {counts['baskets']:,} baskets ({report.baskets})"
+    )
 
 
 @contextmanager
@@ -240,6 +245,7 @@ def _bar(title: str) -> Iterator[Callable[[int, int], None]]:
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(title, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -39,24 +39,39 @@ class Tail:
     n_users: int
 
 
-def bootstrap_mean(
+def bootstrap_means(
     user: Users, values: Values, *, seed: int = 0, n_resamples: int = 2000, level: float = 0.95
-) -> Interval:
-    """The mean of `values` (n_baskets,) of the users `user` (n_baskets,). NaN throughout where there is no basket."""
+) -> list[Interval]:
+    """`bootstrap_mean` of every column of `values` (n_baskets, m), on the same draws of users."""
     _, inverse, counts = np.unique(user, return_inverse=True, return_counts=True)
-    n_users = len(counts)
+    n_users, n_columns = len(counts), values.shape[1]
     if n_users == 0:
-        return Interval(float("nan"), float("nan"), float("nan"), 0, 0)
-    sums = np.bincount(inverse, weights=values)
+        return [Interval(float("nan"), float("nan"), float("nan"), 0, 0)] * n_columns
+    sums = [np.bincount(inverse, weights=column) for column in values.T]
+    totals = np.stack([*sums, counts], axis=1)
     rng = np.random.default_rng(seed)
     per_chunk = max(1, _CHUNK // n_users)
     means = []
     for first in range(0, n_resamples, per_chunk):
-        drawn = rng.integers(n_users, size=(min(per_chunk, n_resamples - first), n_users))
-        means.append(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
-    tail = 100 * (1 - level) / 2
-    low, high = np.percentile(np.concatenate(means), [tail, 100 - tail])
-    return Interval(float(sums.sum() / counts.sum()), float(low), float(high), len(values), n_users)
+        rows = min(per_chunk, n_resamples - first)
+        drawn = rng.integers(n_users, size=(rows, n_users)) + np.arange(rows)[:, None] * n_users
+        times = np.bincount(drawn.ravel(), minlength=rows * n_users).reshape(rows, n_users)
+        resampled = times.astype(np.float64) @ totals
+        means.append(resampled[:, :-1] / resampled[:, -1:])
+    edge = 100 * (1 - level) / 2
+    low, high = np.percentile(np.concatenate(means), [edge, 100 - edge], axis=0)
+    found = totals[:, :-1].sum(axis=0) / counts.sum()
+    return [
+        Interval(value, below, above, len(user), n_users)
+        for value, below, above in zip(found.tolist(), low.tolist(), high.tolist(), strict=True)
+    ]
+
+
+def bootstrap_mean(
+    user: Users, values: Values, *, seed: int = 0, n_resamples: int = 2000, level: float = 0.95
+) -> Interval:
+    """The mean of `values` (n_baskets,) of the users `user` (n_baskets,). NaN throughout where there is no basket."""
+    return bootstrap_means(user, values[:, None], seed=seed, n_resamples=n_resamples, level=level)[0]
 
 
 def bootstrap_difference(

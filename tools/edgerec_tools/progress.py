@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -15,7 +16,7 @@ def silent(what: str, done: int, total: int) -> None:
 
 @contextmanager
 def bars() -> Iterator[Progress]:
-    """One bar per thing that is being done, on stderr."""
+    """One bar per thing that is being done, on stderr; where that is no terminal, a line now and then."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -26,8 +27,12 @@ def bars() -> Iterator[Progress]:
         TimeRemainingColumn,
     )
 
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _lines()
+        return
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as progress:
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as progress:
         tasks = {}
 
         def show(what: str, done: int, total: int) -> None:
@@ -36,3 +41,16 @@ def bars() -> Iterator[Progress]:
             progress.update(tasks[what], completed=done, total=total)
 
         yield show
+
+
+def _lines() -> Progress:
+    """Says when a thing begins, and each further quarter of it."""
+    told: dict[str, int] = {}
+
+    def show(what: str, done: int, total: int) -> None:
+        quarter = 4 * done // max(total, 1)
+        if told.get(what, -1) < quarter:
+            told[what] = quarter
+            print(f"{what} {done}/{total}", file=sys.stderr, flush=True)
+
+    return show

@@ -63,9 +63,14 @@ class Outcome(NamedTuple):
 class Stories:
     """Turns the rows of a data set into the events that devices record."""
 
-    def __init__(self, dataset: Dataset, cutoff: float, until: float | None) -> None:
-        """`cutoff`, `until`: POSIX seconds; baskets that begin at `until` or later never happen."""
+    def __init__(
+        self, dataset: Dataset, cutoff: float, until: float | None, asked: NDArray[np.bool_] | None = None
+    ) -> None:
+        """`cutoff`, `until`: POSIX seconds; baskets that begin at `until` or later never happen. `asked` bool
+        (n_events,): events that may be targets, and that make an item known to the user; None: all of them.
+        """
         self.dataset = dataset
+        self.asked = np.ones(dataset.n_events, np.bool_) if asked is None else asked
         self.by_user = dataset.baskets_by_user()
         self.first = int(np.searchsorted(dataset.basket_at, cutoff))
         self.end = dataset.n_baskets if until is None else int(np.searchsorted(dataset.basket_at, until))
@@ -91,7 +96,8 @@ class Stories:
         story = Story(user, [], [])
         for place, basket in enumerate(baskets):
             events = self._events(basket)
-            rows = np.unique(self._of_basket(self.dataset.item, basket)).astype(np.int64)
+            asked = self._of_basket(self.asked, basket)
+            rows = np.unique(self._of_basket(self.dataset.item, basket)[asked]).astype(np.int64)
             new = np.setdiff1d(rows, seen, assume_unique=True)
             if basket < self.first:
                 story.history.extend(events)
@@ -124,6 +130,13 @@ class Stories:
         return events
 
 
+class Switch(NamedTuple):
+    """From `at` on, POSIX seconds, a device installs the bundle `path`, a folder, before its next basket."""
+
+    at: float
+    path: Path
+
+
 class Clock:
     """POSIX seconds that pass only when told."""
 
@@ -149,6 +162,7 @@ class Fleet:
         stories: Stories,
         cutoff: float,
         folder: Path,
+        switch: Switch | None = None,
     ) -> None:
         self.bundle = bundle
         self.plugins = plugins
@@ -157,7 +171,12 @@ class Fleet:
         self.cutoff = cutoff
         self.folder = folder
         self.row_of = {item: row for row, item in enumerate(stories.dataset.items)}
+        self.switch = switch
         self.scenarios = {view: scenario_of(bundle.manifest, rule) for view, rule in RULES.items()}
+        self.later = self.scenarios
+        if switch is not None:
+            with edgerec.load_bundle(switch.path, folder) as after:
+                self.later = {view: scenario_of(after.manifest, rule) for view, rule in RULES.items()}
 
     def replay(self, arm: Arm, story: Story) -> dict[str, list[Outcome]]:
         """The user's life under one arm: per view the outcome of every scored basket."""
@@ -171,18 +190,22 @@ class Fleet:
                 rec.record_many(story.history)
             if arm.learns and not learns_history:
                 rec.resume_learning()
+            scenarios = self.scenarios
             for visit in story.visits:
                 clock.now = visit.begins
+                if self.switch is not None and visit.begins >= self.switch.at and scenarios is self.scenarios:
+                    rec.install(self.switch.path, force=True)
+                    scenarios = self.later
                 for view, rows in visit.targets.items():
-                    hit = metrics.hits(self._page(rec, view), rows, K)
+                    hit = metrics.hits(self._page(rec, view, scenarios[view]), rows, K)
                     found[view].append(Outcome(visit.number, story.user, len(rows), hit))
                 clock.now = visit.ends
                 rec.record_many(visit.events)
         return found
 
-    def _page(self, rec: Recommender, view: str) -> Rows:
+    def _page(self, rec: Recommender, view: str, scenario: str) -> Rows:
         """The data set's rows of the items that are recommended; -1 for one that it does not have."""
-        page = rec.recommend(K, seen=RULES[view], scenario=self.scenarios[view], log_exposure=False)
+        page = rec.recommend(K, seen=RULES[view], scenario=scenario, log_exposure=False)
         return np.array([self.row_of.get(one.item, -1) for one in page], np.int64)
 
     @contextmanager

@@ -6,9 +6,10 @@ done in processes of one thread each.
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 import signal
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -32,7 +33,8 @@ from edgerec_tools.central import ViewMetrics
 from edgerec_tools.datasets import Dataset
 from edgerec_tools.periods import Period, iso, trained_before
 from edgerec_tools.progress import Progress, silent
-from edgerec_tools.replay import RULES, Fleet, Outcome, Stories, template
+from edgerec_tools.replay import RULES, Fleet, Outcome, Stories, Switch, template
+from edgerec_tools.scratch import scratch
 
 _CHUNKS_PER_WORKER = 40
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
@@ -79,26 +81,32 @@ def simulate(
     devices: int | None = None,
     workers: int | None = None,
     seed: int = 0,
+    switch: tuple[float, str | os.PathLike[str]] | None = None,
+    asked: NDArray[np.bool_] | None = None,
     progress: Progress = silent,
 ) -> Simulation:
     """Replays the period under each arm (names as in `arms.choose`; `updater` adds one).
 
     `devices` takes a sample of so many users, drawn by `seed`, from those with a basket to be scored. `workers`:
-    processes, None for one per core. Raises BundleError, DataError, RequestError, PluginError, SimulationError.
+    processes, None for one per core. `switch`: (POSIX seconds, bundle): before its first basket from then on every
+    device installs that bundle, whatever its shadow evaluation says, and relearns its events in the new space.
+    `asked` bool (n_events,): events that may be targets; the others happen, and are never asked for.
+    Raises BundleError, DataError, RequestError, PluginError, SimulationError.
     """
     started = time.perf_counter()
     device_arms, central_arms = choose(arms, period.cutoff, updater)
-    with _folder() as folder, load_bundle(bundle, folder) as opened:
+    with scratch() as folder, load_bundle(bundle, folder) as opened:
         _check_fit(dataset, opened)
         _check_honest(opened.manifest, period)
-        stories = Stories(dataset, period.cutoff, period.until)
+        stories = Stories(dataset, period.cutoff, period.until, asked)
         users = _sample(stories, devices, seed)
         plugins = _plugins()
         stores = {
             arm.name: template(opened, plugins, arm, folder / f"template-{n}") for n, arm in enumerate(device_arms)
         }
         slim = replace(dataset, price=None, country=(), attributes={}, titles=dataset.items)
-        job = Job(slim, opened.path, folder, device_arms, stores, central_arms, period)
+        after = _switch(switch, folder, period)
+        job = Job(slim, opened.path, folder, device_arms, stores, central_arms, period, after, asked)
         n_workers = workers or os.cpu_count() or 1
         chunks = _chunks(users, stories, n_workers) if device_arms else []
         found = run(job, chunks, n_workers, progress)
@@ -115,20 +123,6 @@ def simulate(
             at=dataset.basket_at[stories.first : stories.end],
             arms=tuple(results),
         )
-
-
-@contextmanager
-def _folder() -> Iterator[Path]:
-    """A place for the stores of the devices: in memory where there is room, as nothing there outlives the run."""
-    memory = Path("/dev/shm")
-    roomy = memory.is_dir() and os.access(memory, os.W_OK)
-    if roomy:
-        space = os.statvfs(memory)
-        roomy = space.f_bavail * space.f_frsize > 256 << 20
-    with tempfile.TemporaryDirectory(
-        prefix="edgerec-", dir=memory if roomy else None, ignore_cleanup_errors=True
-    ) as name:
-        yield Path(name)
 
 
 def _plugins() -> list[object]:
@@ -156,6 +150,18 @@ def _check_honest(manifest: Manifest, period: Period) -> None:
             f"the bundle's model was trained on what happened before {iso(seen)}, which the replay would predict",
             hint=f"begin there, or train with --cutoff {iso(period.cutoff)}",
         )
+
+
+def _switch(switch: tuple[float, str | os.PathLike[str]] | None, folder: Path, period: Period) -> Switch | None:
+    """The switch with its bundle unpacked once for all devices."""
+    if switch is None:
+        return None
+    at, path = switch
+    if not period.cutoff <= at < (math.inf if period.until is None else period.until):
+        raise RequestError(f"the switch at {iso(at)} lies outside the replay", hint=f"it begins {iso(period.cutoff)}")
+    with load_bundle(path, folder) as after:
+        _check_honest(after.manifest, Period(at))
+        return Switch(at, after.path)
 
 
 def _sample(stories: Stories, devices: int | None, seed: int) -> NDArray[np.int64]:
@@ -189,6 +195,8 @@ class Job(NamedTuple):
     templates: Mapping[str, bytes]
     central: tuple[str, ...]
     period: Period
+    switch: Switch | None = None
+    asked: NDArray[np.bool_] | None = None
 
 
 @dataclass(slots=True)
@@ -207,9 +215,9 @@ class Worker:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.stories = Stories(job.dataset, *job.period)
+        self.stories = Stories(job.dataset, *job.period, job.asked)
         bundle = load_bundle(job.bundle, job.folder)
-        self.fleet = Fleet(bundle, _plugins(), job.templates, self.stories, job.period.cutoff, job.folder)
+        self.fleet = Fleet(bundle, _plugins(), job.templates, self.stories, job.period.cutoff, job.folder, job.switch)
 
     def replay(self, users: Sequence[int]) -> tuple[int, dict[tuple[str, str], list[Outcome]]]:
         """The number of users, and their outcomes per arm and view."""
@@ -228,9 +236,24 @@ class Worker:
         return [ArmResult(f"{CENTRAL}/{name}", arm.title, arm.views) for name, arm in found.items()]
 
 
+class Once(logging.Filter):
+    """Lets each message pass once: a broken plugin would say the same at every event of every device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        new = message not in self.said
+        self.said.add(message)
+        return new
+
+
 def start(job: Job) -> None:
     """Prepares a worker process. The parent alone handles an interrupt."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.getLogger("edgerec").addFilter(Once())
     Worker.current = Worker(job)
 
 

@@ -7,11 +7,20 @@ from typing import Any
 
 from edgerec.errors import TrainingError
 from edgerec_exporters.models.bag import BagEncoder
-from edgerec_exporters.models.base import Encoder
+from edgerec_exporters.models.base import Encoder, SequenceEncoder
+from edgerec_exporters.models.gru4rec import Gru4RecEncoder
+from edgerec_exporters.models.sasrec import SasRecEncoder
 
-__all__ = ["MODELS", "BagEncoder", "Encoder", "build"]
+__all__ = ["MODELS", "BagEncoder", "Encoder", "Gru4RecEncoder", "SasRecEncoder", "SequenceEncoder", "build"]
 
-MODELS: dict[str, Callable[..., Encoder]] = {"bag": BagEncoder}
+MODELS: dict[str, Callable[..., Encoder]] = {
+    "bag": BagEncoder,
+    "ials": BagEncoder,
+    "lightgcn": BagEncoder,
+    "sasrec": SasRecEncoder,
+    "gru4rec": Gru4RecEncoder,
+}
+"""`ials` and `lightgcn` are bags over item vectors from those spaces."""
 
 
 def build(name: str, settings: dict[str, Any]) -> Encoder:

@@ -40,6 +40,7 @@ def rows(rounds: int) -> Iterator[Row]:
     state: State = {"u": u, "steps": np.zeros((), np.int64)}
     gathered = [(model.vectors[one], model.bias[one]) for one in candidates]
     batches = [_batch(model, query, one) for one in candidates]
+    examples = [sgd.examples(batch)[0] for batch in batches]
 
     def plain_update(turn: int) -> Vector:
         chosen = candidates[turn]
@@ -48,7 +49,7 @@ def rows(rounds: int) -> Iterator[Row]:
     taken = in_turns(
         rounds,
         {
-            "step": lambda turn: sgd.step(u, 0, 1.0, query, *gathered[turn]),
+            "step": lambda turn: sgd.step(u, 0, examples[turn]),
             "plain_step": lambda turn: plain_step(u, query, *gathered[turn]),
             "update": lambda turn: sgd.update(state, batches[turn]),
             "plain_update": plain_update,

@@ -40,14 +40,16 @@ def locate(name: str) -> Path | None:
 
 
 def load(name_or_path: str | os.PathLike[str]) -> Dataset:
-    """A data set by name, or from a path: one of our files, or any file that can be imported.
+    """A data set by name, or from a path: one of our files, a folder with one, or any file that can be imported.
 
-    Raises DataError where there is neither, or the file cannot be read.
+    Raises DataError where there is none, or the file cannot be read.
     """
     known = locate(os.fspath(name_or_path))
     if known is not None:
         return read(known)
     path = Path(name_or_path)
+    if path.is_dir():
+        path = _only(path)
     if not path.is_file():
         raise DataError(
             f"there is no data set '{name_or_path}', nor a file of that name", hint=_advice(str(name_or_path))
@@ -60,6 +62,15 @@ def load(name_or_path: str | os.PathLike[str]) -> Dataset:
     for finding in report.findings:
         _log.warning("%s: %d rows %s: %s", path.name, finding.rows, finding.action, finding.name)
     return dataset
+
+
+def _only(folder: Path) -> Path:
+    """The data set in a folder that `data import --out` wrote to."""
+    found = sorted(folder.glob(f"*{SUFFIX}"))
+    if len(found) == 1:
+        return found[0]
+    names = f"name one of them: {', '.join(map(str, found))}" if found else "edgerec data import FILE --out FOLDER"
+    raise DataError(f"the folder {folder} holds {len(found) or 'no'} data set{'s' * (len(found) > 1)}", hint=names)
 
 
 def _advice(name: str) -> str:

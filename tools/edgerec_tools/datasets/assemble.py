@@ -63,7 +63,9 @@ def _sorted(events: pl.DataFrame, grouped: bool) -> pl.DataFrame:
     import polars as pl
 
     if not grouped:
-        return events.sort("at", "user", "item", maintain_order=True)
+        # Ties keep the source's order. Sorted by item id they would say what comes next: MovieLens has half of its
+        # ratings tied, its ids are titles by the alphabet or low for the popular.
+        return events.sort("at", "user", maintain_order=True)
     begins = pl.col("at").min().over("user", "group").alias("begins")
     return events.with_columns(begins).sort("begins", "group", "user", "at", "item", maintain_order=True)
 

@@ -18,19 +18,22 @@ if TYPE_CHECKING:
 
 _UNITS = (("seconds", 1e11, 1.0), ("milliseconds", 1e14, 1e3), ("microseconds", 1e17, 1e6), ("nanoseconds", 1e20, 1e9))
 """Unit, what timestamps of this century stay below in it, units per second."""
+_DOTTED = ("%d.%m.%Y", "%d.%m.%Y %H:%M", "%d.%m.%Y %H:%M:%S")
+_DECIMAL_COMMA = r"^[+-]?\d+,\d{1,2}$"
 _OPTIONAL_NUMBERS = ("value", "price")
 _IDS = ("user", "item", "group", "kind")
 
 
 @dataclass(frozen=True, slots=True)
 class Cleaned:
-    """`events` as `assemble` takes them, in the order of the file."""
+    """`events` as `assemble` takes them, in the order of the file; `baskets` says what makes one."""
 
     events: pl.DataFrame
     timestamps: str
     findings: tuple[Finding, ...]
     users_below: int = 0
     items_below: int = 0
+    baskets: str = ""
 
 
 def clean(raw: RawTable, now: float, kind: str | None = None, min_user: int = 1, min_item: int = 1) -> Cleaned:
@@ -38,10 +41,13 @@ def clean(raw: RawTable, now: float, kind: str | None = None, min_user: int = 1,
 
     `now`: POSIX seconds, later timestamps count as future. `kind`: the events' kind where no column tells; None:
     by the value column (quantities are purchases, ratings are ratings, else click). `min_user`: least events of a
-    user, `min_item`: least baskets of an item; applied in turn until both hold.
+    user, `min_item`: least baskets of an item; applied in turn until both hold. Raises DataError where nothing is left.
     """
     parsed, timestamps, unparseable = _parse(raw.frame)
-    is_quantity = columns.normal(raw.header.get("value", "")) in columns.QUANTITIES
+    values = columns.normal(raw.header.get("value", ""))
+    is_quantity = values in columns.QUANTITIES or (
+        kind == "purchase" and bool(values) and values not in columns.RATINGS
+    )
     findings = [unparseable]
     if is_quantity:
         parsed, finding = _positive_quantities(parsed)
@@ -50,9 +56,34 @@ def clean(raw: RawTable, now: float, kind: str | None = None, min_user: int = 1,
         parsed = _with_kind(parsed, kind or _kind_of(raw.header))
     parsed, merged = _without_duplicates(parsed, is_quantity)
     findings += [merged, _out_of_order(parsed), _in_the_future(parsed, now)]
+    parsed, baskets = _baskets(parsed, raw.header)
     kept, users_below, items_below = _thresholds(parsed, min_user, min_item)
     findings.append(Finding("users or items below the threshold", parsed.height - kept.height, "dropped"))
-    return Cleaned(kept.drop("line"), timestamps, tuple(findings), users_below, items_below)
+    if kept.height == 0:
+        raise _nothing_left([*raw.findings, *findings])
+    return Cleaned(kept.drop("line"), timestamps, tuple(findings), users_below, items_below, baskets)
+
+
+def _nothing_left(findings: list[Finding]) -> DataError:
+    """Names what took most of the rows."""
+    worst = max((each for each in findings if each.action == "dropped"), key=lambda each: each.rows)
+    first = f" (line {worst.examples[0].line}: {worst.examples[0].reason})" if worst.examples else ""
+    told = f": {worst.rows:,} {worst.name}{first}" if worst.rows else ""
+    return DataError(
+        f"no row is left after cleaning{told}", hint="look at the columns, the timestamps and the thresholds"
+    )
+
+
+def _baskets(events: pl.DataFrame, header: Mapping[str, str]) -> tuple[pl.DataFrame, str]:
+    """With a `group` where no column names one but users bought several items at one time; and what makes a basket."""
+    import polars as pl
+
+    if "group" in events.columns:
+        return events, f"by {header.get('group', 'group')}"
+    bought = events.height > 0 and (events["kind"] == "purchase").all()
+    if not bought or not events.select(pl.struct("user", "at").is_duplicated().any()).item():
+        return events, "every event is one"
+    return events.with_columns(group=pl.col("at").cast(pl.String)), "what a user bought at one time"
 
 
 def _parse(frame: pl.DataFrame) -> tuple[pl.DataFrame, str, Finding]:
@@ -68,7 +99,7 @@ def _parse(frame: pl.DataFrame) -> tuple[pl.DataFrame, str, Finding]:
     reasons += [pl.when(pl.col("at").is_null()).then(_quoted("timestamp", "neither a number nor ISO 8601"))]
     for name in _OPTIONAL_NUMBERS:
         if name in frame.columns:
-            number = pl.col(name).cast(pl.Float64, strict=False)
+            number = _plain_number(frame, name).cast(pl.Float64, strict=False)
             number = pl.when(number.is_finite()).then(number)
             parsed = parsed.with_columns(number.alias(f"{name} number"))
             bad = pl.col(f"{name} number").is_null() & ~_empty(name)
@@ -90,6 +121,17 @@ def _empty(name: str) -> pl.Expr:
     return pl.col(name).is_null() | (pl.col(name).cast(pl.String) == "")
 
 
+def _plain_number(frame: pl.DataFrame, name: str) -> pl.Expr:
+    """The column, its decimal commas made points where every comma in it is one: 1,234 is left alone."""
+    import polars as pl
+
+    column = pl.col(name)
+    if frame.schema[name] != pl.String:
+        return column
+    commas = frame[name].filter(frame[name].str.contains(",", literal=True))
+    return column.str.replace(",", ".", literal=True) if commas.str.contains(_DECIMAL_COMMA).all() else column
+
+
 def _quoted(name: str, complaint: str) -> pl.Expr:
     import polars as pl
 
@@ -103,26 +145,38 @@ def _timestamps(raw: pl.Series) -> tuple[pl.Series, str]:
     numbers = raw.cast(pl.Float64, strict=False)
     numbers = pl.select(pl.when(numbers.is_finite()).then(numbers)).to_series()
     typical = numbers.abs().median()
-    dates = _iso_dates(raw.filter(numbers.is_null())) if raw.dtype == pl.String else {}
+    dates, form = _dates(raw.filter(numbers.is_null())) if raw.dtype == pl.String else ({}, "")
     unit, _, per_second = next((u for u in _UNITS if u[1] > float(typical or 0.0)), _UNITS[-1])  # type: ignore[arg-type]
     seconds = numbers / per_second
     if not dates:
         return seconds, unit
     parsed = raw.replace_strict(list(dates), list(dates.values()), default=None, return_dtype=pl.Float64)
-    how = "ISO 8601" if typical is None else f"{unit} and ISO 8601"
+    how = form if typical is None else f"{unit} and {form}"
     return pl.select(pl.coalesce(seconds, parsed)).to_series(), how
 
 
-def _iso_dates(raw: pl.Series) -> dict[str, float]:
-    """POSIX seconds by text, for every text that is a date; without an offset it is UTC."""
-    found = {}
+def _dates(raw: pl.Series) -> tuple[dict[str, float], str]:
+    """POSIX seconds by text, for every text that is a date, and their form; without an offset a date is UTC."""
+    found, forms = {}, set()
     for text in raw.drop_nulls().unique().to_list():
+        date, form = _date(text)
+        if date is not None:
+            found[text] = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
+            forms.add(form)
+    return found, " and ".join(sorted(forms))
+
+
+def _date(text: str) -> tuple[datetime | None, str]:
+    try:
+        return datetime.fromisoformat(text), "ISO 8601"
+    except ValueError:
+        pass
+    for form in _DOTTED:  # with points the day always comes first; with slashes nobody knows
         try:
-            date = datetime.fromisoformat(text)
+            return datetime.strptime(text, form), "day.month.year"
         except ValueError:
             continue
-        found[text] = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
-    return found
+    return None, ""
 
 
 def _positive_quantities(events: pl.DataFrame) -> tuple[pl.DataFrame, Finding]:
@@ -180,8 +234,15 @@ def _in_the_future(events: pl.DataFrame, now: float) -> Finding:
     import polars as pl
 
     ahead = events.filter(pl.col("at") > now)
-    reasons = [f"{value:.0f} seconds since 1970 is ahead of the clock" for value in ahead["at"].head(MAX_EXAMPLES)]
+    reasons = [f"{_iso(value)} is ahead of the clock" for value in ahead["at"].head(MAX_EXAMPLES)]
     return Finding("timestamps in the future", ahead.height, "kept", _examples(ahead, reasons))
+
+
+def _iso(at: float) -> str:
+    try:
+        return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (ValueError, OverflowError, OSError):  # beyond the year 9999
+        return f"{at:.0f} seconds since 1970"
 
 
 def _thresholds(events: pl.DataFrame, min_user: int, min_item: int) -> tuple[pl.DataFrame, int, int]:
@@ -194,8 +255,6 @@ def _thresholds(events: pl.DataFrame, min_user: int, min_item: int) -> tuple[pl.
         height = kept.height
         kept = kept.filter(baskets.over("item") >= min_item) if min_item > 1 else kept
         kept = kept.filter(pl.len().over("user") >= min_user) if min_user > 1 else kept
-    if kept.height == 0:
-        raise DataError("no row is left after cleaning", hint="look at the columns, the timestamps and the thresholds")
     gone = [events[name].n_unique() - kept[name].n_unique() for name in ("user", "item")]
     return kept, gone[0], gone[1]
 

@@ -23,6 +23,8 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "country": ("country",),
 }  # fmt: skip
 """Role → header names, best first, lower case, letters and digits only."""
+ATTRIBUTE = "attribute "
+"""Begins the name of a column that describes items."""
 NEEDED = ("user", "item", "timestamp")
 QUANTITIES = frozenset({"quantity", "qty"})
 RATINGS = frozenset({"rating", "score", "stars", "overall"})
@@ -53,6 +55,14 @@ def roles(header: Sequence[str], chosen: Mapping[str, str] | None = None) -> dic
         if role not in found and free:
             found[role] = free[0]
     return found
+
+
+def described(header: Sequence[str], names: Sequence[str]) -> dict[str, int]:
+    """`ATTRIBUTE` + name → column number, of columns that describe items. Raises DataError where one is absent."""
+    for name in names:
+        if name not in header:
+            raise DataError(f"there is no column '{name}'", hint=f"found {_listed(header)}")
+    return {ATTRIBUTE + name: list(header).index(name) for name in names}
 
 
 def require(header: Sequence[str], found: Mapping[str, int]) -> None:

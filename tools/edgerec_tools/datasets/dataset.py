@@ -25,7 +25,8 @@ class Dataset:
     """Interactions of many users, columnar and read-only.
 
     Events are ordered by basket; baskets by the time of their first event, then group id, then user id; events
-    within a basket by time, then item row. Where the source names no groups every event is a basket of its own.
+    within a basket by time, then item row. Where the source names no groups every event is a basket of its own, and
+    a user's events of one time keep the order of the source.
     Subsets (`before`, `since`, `of_users`) keep the numbering of users and items.
 
     `users` ids in order of first appearance · `items` ids, sorted · `titles` (n_items,) · `kinds` names that

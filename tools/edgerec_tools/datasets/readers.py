@@ -48,15 +48,24 @@ class RawTable:
 
 
 def read_raw(
-    path: Path, format: str | None = None, chosen: Mapping[str, str] | None = None, progress: Progress | None = None
+    path: Path,
+    format: str | None = None,
+    chosen: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
+    attributes: Sequence[str] = (),
 ) -> RawTable:
-    """Reads `path` in `format` (one of `FORMATS`; None: found out). Raises DataError where it cannot be."""
+    """Reads `path` in `format` (one of `FORMATS`; None: found out). Raises DataError where it cannot be.
+
+    `attributes`: headers of columns that describe items; the frame has them as `columns.ATTRIBUTE` + header.
+    """
     try:
         kind = format or detect_format(path)
         if kind == "parquet":
-            return _read_parquet(path, chosen)
+            return _read_parquet(path, chosen, attributes)
         with _open_text(path, progress) as lines:
-            return _read_sequences(lines) if kind == "sequence" else _read_delimited(lines, kind, chosen)
+            if kind == "sequence":
+                return _read_sequences(lines)
+            return _read_delimited(lines, kind, chosen, attributes)
     except (OSError, EOFError, lzma.LZMAError) as error:
         raise DataError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
 
@@ -106,7 +115,9 @@ def _open_text(path: Path, progress: Progress | None = None) -> Iterator[IO[str]
         yield stack.enter_context(io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline=""))
 
 
-def _read_delimited(lines: Iterable[str], kind: str, chosen: Mapping[str, str] | None) -> RawTable:
+def _read_delimited(
+    lines: Iterable[str], kind: str, chosen: Mapping[str, str] | None, attributes: Sequence[str]
+) -> RawTable:
     shape = _Shape()
     rows = _rows(iter(lines), kind, shape)
     first = next(rows, None)
@@ -116,6 +127,7 @@ def _read_delimited(lines: Iterable[str], kind: str, chosen: Mapping[str, str] |
     header = first[1] if headed else columns.positional(first[1])
     found = columns.roles(header, chosen)
     columns.require(header, found)
+    found |= columns.described(header, attributes)
     body = rows if headed else chain([first], rows)
     frame = _collect(body, len(header), found, shape)
     names = {role: header[place] for role, place in found.items()}
@@ -248,7 +260,7 @@ def _read_sequences(lines: Iterable[str]) -> RawTable:
     return RawTable(frame, "sequence", header, (), shape.rows_in + len(items), shape.findings(), timed=False)
 
 
-def _read_parquet(path: Path, chosen: Mapping[str, str] | None) -> RawTable:
+def _read_parquet(path: Path, chosen: Mapping[str, str] | None, attributes: Sequence[str]) -> RawTable:
     import polars as pl
 
     try:
@@ -257,6 +269,7 @@ def _read_parquet(path: Path, chosen: Mapping[str, str] | None) -> RawTable:
         raise DataError(f"cannot read {path} as Parquet: {error}") from error
     found = columns.roles(table.columns, chosen)
     columns.require(table.columns, found)
+    found |= columns.described(table.columns, attributes)
     taken = {role: _typed(table.to_series(place), role) for role, place in found.items()}
     frame = pl.DataFrame({"line": pl.int_range(1, table.height + 1, eager=True), **taken})
     names = {role: table.columns[place] for role, place in found.items()}

@@ -33,7 +33,7 @@ class CleaningReport:
 
     `columns`: role → header; `ignored`: headers not used; `timestamps`: unit or format read;
     `users_below`, `items_below`: how many users and items were under the thresholds; `summary`: users, items,
-    baskets, events, first and last time of what remains.
+    baskets, events, first and last time of what remains; `baskets`: how events were told to belong together.
     """
 
     source: str
@@ -47,6 +47,7 @@ class CleaningReport:
     users_below: int = 0
     items_below: int = 0
     summary: Mapping[str, Any] = field(default_factory=dict)
+    baskets: str = ""
 
     def finding(self, name: str) -> Finding:
         """The finding of that name; one of 0 rows where there is none."""

@@ -1,0 +1,98 @@
+"""What the commands print for people; with --json they print the same as plain values."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from edgerec.types import Explanation, Page, Receipt
+
+_STATUSES = {
+    "duplicate": "stored before",
+    "unknown_item": "stored, but the catalogue has no such item: it counts once a bundle brings it",
+}
+_FLAGS = {"future": "its time is ahead of the clock"}
+_MEANS = ("hit@10", "ndcg@10", "mrr")
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, mappings, sequences and paths as JSON knows them."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(one) for one in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def page(found: Page) -> str:
+    """A line per item, and why there are not more."""
+    width = max((len(r.item) for r in found), default=0)
+    lines = [f"{r.rank:3d}  {r.score:8.3f}  {r.item:{width}}  {r.title}" for r in found]
+    return "\n".join([*lines, *([f"({found.reason})"] if found.reason else [])])
+
+
+def receipt(done: Receipt) -> str:
+    """What became of an event."""
+    told = [_STATUSES.get(done.status, done.status)]
+    told += [f"was at place {done.rank}"] if done.rank else []
+    told += [_FLAGS.get(flag, flag) for flag in done.flags]
+    return f"{', '.join(told)}; event {done.event_id}"
+
+
+def explanation(why: Explanation) -> str:
+    """Place, score, its parts, and the events that moved it most."""
+    place = f"not served: {why.filtered}" if why.filtered else f"place {why.rank}"
+    lines = [f"{why.item}  {why.title}", f"{place}, score {why.score:.3f} ="]
+    parts = {name: round(value, 3) + 0.0 for name, value in why.parts.items()}  # no -0.000
+    lines += [f"  {value:+8.3f}  {name} (weight {why.weights[name]:.3f})" for name, value in parts.items()]
+    if why.events:
+        lines += ["moved most by:", *(f"  {e.effect:+8.3f}  {e.kind} of {e.item}" for e in why.events)]
+    return "\n".join(lines)
+
+
+def statistics(found: Mapping[str, Any]) -> str:
+    """Counts, and a table of the rankings per scenario; `served` marks the one that the guard lets in."""
+    bundle, learning, loaded = found["bundle"], found["learning"], found["plugins"]
+    state = "paused" if learning["paused"] else "on"
+    lines = [
+        f"bundle    {bundle['name']} version {bundle['version']}: {bundle['why']}",
+        f"store     {found['events']:,} events, {found['exposures']:,} exposures, {found['store_bytes']:,} bytes",
+        f"learning  {state}, updater {learning['updater']}, {learning['steps']} steps",
+        f"plugins   {', '.join(loaded['loaded']) or 'none'}",
+        *(f"          {name} is broken: {why}" for name, why in loaded["broken"].items()),
+    ]
+    for name, scenario in learning["scenarios"].items():
+        lines += ["", f"{name:<14}{'events':>7}{'hit@10':>9}{'NDCG@10':>9}{'MRR':>9}{'weight':>9}"]
+        lines += _rankings(scenario)
+    return "\n".join(lines)
+
+
+def _rankings(scenario: Mapping[str, Any]) -> list[str]:
+    served, weights = scenario["served"], scenario["weights"]
+    best = "personal" if served["user_vector"] else "blend" if served["blend"] else "base"
+    lines = []
+    for ranking, done in scenario["progressive"].items():
+        means = "".join(f"{'-':>9}" if done[mean] is None else f"{done[mean]:9.4f}" for mean in _MEANS)
+        weight = f"{weights[ranking]:9.4f}" if ranking in weights else ""
+        lines.append(f"  {ranking:<12}{done['n']:>7}{means}{weight}{'  served' if ranking == best else ''}")
+    return lines
+
+
+def manifest(found: Mapping[str, Any]) -> str:
+    """What a bundle says of itself, but for what is empty, the exporter's metrics and the digests."""
+    told = {key: value for key, value in found.items() if key not in ("files", "metrics") and value != {}}
+    lines = [f"{key}: {value if isinstance(value, str) else json.dumps(value)}" for key, value in told.items()]
+    lines += [f"  {entry['size']:>10,} bytes  {name}" for name, entry in found["files"].items()]
+    return "\n".join(lines)
+
+
+def plugins(found: Mapping[str, Any]) -> str:
+    """A line per plugin."""
+    lines = [f"{name}: {', '.join(what) or '-'}" for name, what in found["loaded"].items()]
+    lines += [f"{name}: BROKEN, {why}" for name, why in found["broken"].items()]
+    return "\n".join(lines) or "no plugins"

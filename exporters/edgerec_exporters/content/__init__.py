@@ -1,0 +1,1 @@
+"""What items look like: content vectors, where they come from, and how they lead into the item space."""
