@@ -16,6 +16,7 @@ from edgerec.bundle.catalogue_index import check_entry
 from edgerec.bundle.overlay import VECTOR, OverlaidBundle, check_told, kind_of
 from edgerec.device import OVERLAY, Device, Snapshot, Stale
 from edgerec.errors import BundleInvalid, DataError, StoreBusy
+from edgerec.records import record
 from edgerec.store import MetaTable, OverlayItem, OverlayTable
 from edgerec.types import CatalogueUpdate, Float32
 
@@ -31,38 +32,61 @@ def update(device: Device, items: Iterable[Mapping[str, Any]], remove: Collectio
     if len({one.item for one in given}) != len(given):
         raise DataError("an item is told of twice", hint="once per update")
     for _ in range(_TRIES):
-        with device.exclusive() as seen:
-            try:
-                return _update(device, seen, given, remove)
-            except Stale:
-                continue
+        plan = _plan(device, device.snapshot().engine.bundle.base, given, remove)
+        try:
+            with device.exclusive() as newest:
+                running = newest.engine.bundle
+                # placing took time and no lock: what was placed on must still be what is there
+                if running.digest == plan.bundle.digest and running.stamp == plan.before:
+                    _save(device, newest, plan)
+                    return plan.done
+        except Stale:
+            continue
     raise StoreBusy("other processes kept writing to the store", hint="try again")
 
 
-def _update(device: Device, seen: Snapshot, given: list[OverlayItem], remove: Collection[str]) -> CatalogueUpdate:
-    base = seen.engine.bundle.base
+@record
+class _Plan:
+    """`before`: the stamp of the overlay that this was planned on · `gone`: items that leave it."""
+
+    bundle: OverlaidBundle
+    before: str | None
+    told: list[OverlayItem]
+    gone: list[str]
+    done: CatalogueUpdate
+
+
+def _plan(device: Device, base: Bundle, given: list[OverlayItem], remove: Collection[str]) -> _Plan:
     with device.database.read() as connection:
-        before = {one.item: one for one in OverlayTable.all(connection)}
-        stamp = str(int(MetaTable.get(connection, OVERLAY) or 0) + 1)
-    here = _in_force(base, list(before.values()))
+        before = MetaTable.get(connection, OVERLAY)
+        stored = OverlayTable.all(connection)
+    here = _in_force(base, stored)
     given = [_settled(base, one) for one in given]
     told = {**here, **{one.item: one for one in given}}
-    for item in remove:
+    for item in set(remove):
         if item not in told:
             raise DataError(f"the overlay has no item {item!r}", hint="items of the bundle itself stay")
         del told[item]
     if len(told) > MAX_OVERLAY:
         raise DataError(f"{len(told)} items beside the bundle's, at most {MAX_OVERLAY}", hint="publish a new bundle")
     _check_kinds(base, list(told.values()))
-    overlaid = OverlaidBundle(base, list(told.values()), stamp)
-    with device.write(seen) as connection:
-        OverlayTable.remove(connection, before.keys() - told.keys())
-        OverlayTable.save(connection, given, round(device.clock() * 1e6))
-        MetaTable.set(connection, OVERLAY, stamp)
-        device.save_overlay(connection, overlaid)
-    device.reload(seen.engine)
+    # in the order in which the store will have them: an item keeps its place when it is told of again
+    order = {one.item: place for place, one in enumerate(stored)}
+    ordered = sorted(told.values(), key=lambda one: order.get(one.item, len(order)))
+    bundle = OverlaidBundle(base, ordered, str(int(before or 0) + 1))
     known = sum(one.item in here or base.catalogue.row(one.item) is not None for one in given)
-    return CatalogueUpdate(len(given) - known, known, len(set(remove)), len(told))
+    done = CatalogueUpdate(len(given) - known, known, len(set(remove)), len(told))
+    kept = [one for one in given if one.item in told]
+    return _Plan(bundle, before, kept, [one.item for one in stored if one.item not in told], done)
+
+
+def _save(device: Device, newest: Snapshot, plan: _Plan) -> None:
+    with device.write(newest) as connection:
+        OverlayTable.remove(connection, plan.gone)
+        OverlayTable.save(connection, plan.told, round(device.clock() * 1e6))
+        MetaTable.set(connection, OVERLAY, str(plan.bundle.stamp))
+        device.save_overlay(connection, plan.bundle)
+    device.reload(newest.engine)
 
 
 def _in_force(base: Bundle, told: list[OverlayItem]) -> dict[str, OverlayItem]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,35 @@ def test_a_removed_item_is_gone(rec: edgerec.Recommender) -> None:
     with pytest.raises(UnknownItem):
         rec.similar("twin")
     assert len(rec.recommend(N + 1, seen="show")) == N
+
+
+def test_told_of_and_removed_at_once_an_item_is_not_there(opener: Opener, placing: Path) -> None:
+    rec = opener(placing)
+    assert rec.update_catalogue([twin(9), twin(20, "other")], remove=["twin"]).overlay == 1
+    rec.close()
+    assert len(opener(placing).recommend(N + 2, seen="show")) == N + 1
+
+
+def test_events_go_on_while_items_are_placed(rec: edgerec.Recommender) -> None:
+    """Placing takes no lock, so another thread's events do not wait for it, and are not lost."""
+    items = [twin(row % N, f"new{row}") for row in range(300)]
+    recorded: list[str] = []
+    stop = threading.Event()
+
+    def act() -> None:
+        while not stop.is_set():
+            recorded.append(rec.record(f"i{len(recorded) % N}", "click").event_id)
+
+    thread = threading.Thread(target=act)
+    thread.start()
+    try:
+        done = rec.update_catalogue(items)
+    finally:
+        stop.set()
+        thread.join()
+    assert done.overlay == 300
+    assert len(rec.recommend(N + 300, seen="show")) == N + 300
+    assert rec.stats()["events"] == len(recorded) > 0
 
 
 # ── keeping ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -141,6 +141,13 @@ def test_baskets_in_order() -> None:
     assert [numbers.tolist() for numbers in small().baskets_by_user()] == [[0, 2], [1, 3]]
 
 
+def test_events_of_one_time_keep_the_order_of_the_source() -> None:
+    rows = {"user": ["u"] * 4, "item": ["c", "a", "d", "b"], "at": [5.0, 5.0, 1.0, 5.0]}
+    frame = pl.DataFrame(rows).with_columns(kind=pl.lit("rating"), value=pl.lit(None, pl.Float64))
+    tied = assemble("tied", frame)
+    assert [tied.items[row] for row in tied.item] == ["d", "c", "a", "b"]
+
+
 def test_a_basket_stays_whole_and_stands_at_its_first_event() -> None:
     rows = {"user": ["u", "v", "u"], "item": ["b", "b", "a"], "at": [1.0, 2.0, 3.0], "group": ["s", "t", "s"]}
     frame = pl.DataFrame(rows).with_columns(kind=pl.lit("click"), value=pl.lit(None, pl.Float64))

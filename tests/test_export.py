@@ -100,6 +100,7 @@ class Made:
     n_negatives: int = 8
     n_replayed: int = 4
     learn_history: bool = False
+    filters: dict[str, Any] = field(default_factory=dict)
     content: Any = None
 
 

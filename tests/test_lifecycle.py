@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -162,3 +163,16 @@ def test_golden_stories_are_repeated_before_an_install(opener: Opener, tmp_path:
 def test_golden_stories_hold_whatever_the_app_configured(opener: Opener, tmp_path: Path) -> None:
     rec = opener(config={"blend": {"weights": {"popular": 1}}, "learning": {"updater": "foldin"}})
     assert rec.install(with_stories(tmp_path / "good.edgerec", tmp_path / "g")).bundle.version == 2
+
+
+def test_an_unknown_item_within_a_basket_does_not_split_it(rec: edgerec.Recommender, second: Path) -> None:
+    rec.record("i5", "click")
+    basket = [edgerec.Event(item, "click", group="g", at=START) for item in ("i1", "i65", "i3")]
+    events = [dataclasses.replace(event, event_id=f"e{n}") for n, event in enumerate(basket)]
+    assert [receipt.status for receipt in rec.record_many(events)] == ["stored", "unknown_item", "stored"]
+    assert rec._device.snapshot().learned.steps == 2
+    assert learned_like_a_replay(rec)
+    rec.install(second)
+    assert rec._device.snapshot().learned.steps == 2, "the new bundle knows it, and it was in the same basket"
+    assert rec._device.snapshot().history.rows.tolist().count(65) == 1
+    assert learned_like_a_replay(rec)

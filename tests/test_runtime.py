@@ -402,9 +402,7 @@ def test_a_scenario_without_plugins_needs_no_updater(opener: Opener, tmp_path: P
     assert rec.stats()["learning"]["updater"] is None
 
 
-def test_a_user_vector_that_helps_is_served_though_the_blend_is_not_learned(
-    opener: Opener, tmp_path: Path
-) -> None:
+def test_a_user_vector_that_helps_is_served_though_the_blend_is_not_learned(opener: Opener, tmp_path: Path) -> None:
     rec = opener(config=edgerec.Config(learn_blend=False, updaters={"sgd": {"rate": 1.0}}))
     never = opener(data_dir=tmp_path / "other", config=edgerec.Config(learn_blend=False, updater="none"))
     for n in range(30):

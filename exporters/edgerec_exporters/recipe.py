@@ -72,6 +72,15 @@ class Recipe:
     learn_history: bool = False
 
 
+def _of_baskets() -> Recipe:
+    """Purchases; the constants of learning on the device fit the length of this model's queries, about 12."""
+    bounds = {"max_step": 10.0, "max_norm": 50.0}
+    sgd = {"rate": 3.0, "pull": 0.003, **bounds}
+    return Recipe(
+        blend={"rate": 0.3}, guard=bounds, updaters={"sgd": sgd, "foldin": {"l2": 5.0, "half_life_days": 120.0}}
+    )
+
+
 def _by_order() -> Recipe:
     """Sequences: what counts is the order of events, not their age."""
     mixes = [
@@ -95,7 +104,7 @@ def _by_order() -> Recipe:
 def recipe_for(model: str) -> Recipe:
     """The default recipe of a model family. Raises TrainingError where there is none."""
     known = {
-        "bag": Recipe,
+        "bag": _of_baskets,
         "ials": Recipe,
         "lightgcn": Recipe,
         "sasrec": lambda: replace(

@@ -70,18 +70,21 @@ def run(
     `cutoff`: POSIX seconds; nothing that happened later is trained on. Raises EdgeRecError.
     """
     from edgerec_exporters.bundle_writer import export
+    from edgerec_exporters.content.vectors import load_content
     from edgerec_exporters.golden import tell_stories
     from edgerec_exporters.interactions import Interactions
     from edgerec_exporters.train import train
     from edgerec_tools.arms import CENTRAL, DEFAULT
     from edgerec_tools.comparison import document
+    from edgerec_tools.datasets import retail_text_path
     from edgerec_tools.files import write_whole
     from edgerec_tools.report import write_report
     from edgerec_tools.simulate import Period, simulate
 
     _make(out)
     model, bundle, report = out / f"{dataset.name}.model", out / f"{dataset.name}.edgerec", out / "report.html"
-    trained = train(Interactions.from_dataset(dataset), cutoff=cutoff, progress=progress)
+    content = load_content(retail_text_path()).of(dataset.items)
+    trained = train(Interactions.from_dataset(dataset), cutoff=cutoff, content=content, progress=progress)
     trained.save(model)
     progress("export", 0, 1)
     exported = export(

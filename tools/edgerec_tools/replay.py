@@ -76,8 +76,10 @@ class Stories:
         self.end = dataset.n_baskets if until is None else int(np.searchsorted(dataset.basket_at, until))
 
     def scored(self) -> NDArray[np.int64]:
-        """Per user row, how many baskets are scored: those of the period with an earlier basket of the user."""
-        counts = [int((baskets[1:] >= self.first).sum()) for baskets in self._bounded()]
+        """Per user row, how many baskets are scored: those of the period with an earlier basket of the user. Both hold
+        an event that may be a target."""
+        known = np.add.reduceat(self.asked, self.dataset.basket_start[:-1]) > 0
+        counts = [int((baskets[known[baskets]][1:] >= self.first).sum()) for baskets in self._bounded()]
         return np.array(counts, np.int64)
 
     def revealed(self) -> NDArray[np.int64]:
@@ -94,7 +96,7 @@ class Stories:
         baskets = baskets[baskets < self.end].tolist()
         seen = np.zeros(0, np.int64)
         story = Story(user, [], [])
-        for place, basket in enumerate(baskets):
+        for basket in baskets:
             events = self._events(basket)
             asked = self._of_basket(self.asked, basket)
             rows = np.unique(self._of_basket(self.dataset.item, basket)[asked]).astype(np.int64)
@@ -103,7 +105,7 @@ class Stories:
                 story.history.extend(events)
             else:
                 at = self._of_basket(self.dataset.at, basket)
-                targets = {"novel": new, "all": rows} if place else {}
+                targets = {"novel": new, "all": rows} if len(seen) else {}
                 targets = {view: found for view, found in targets.items() if len(found)}
                 story.visits.append(Visit(basket - self.first, float(at[0]), float(at.max()), targets, events))
             seen = np.concatenate((seen, new))

@@ -14,7 +14,19 @@ from edgerec.errors import DataError
 from edgerec_tools.datasets.dataset import Basket, Dataset
 from edgerec_tools.datasets.storage import SUFFIX, read, read_header, write
 
-__all__ = ["SUFFIX", "Basket", "Dataset", "data_home", "load", "locate", "read", "read_header", "retail_path", "write"]
+__all__ = [
+    "SUFFIX",
+    "Basket",
+    "Dataset",
+    "data_home",
+    "load",
+    "locate",
+    "read",
+    "read_header",
+    "retail_path",
+    "retail_text_path",
+    "write",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -22,6 +34,11 @@ _log = logging.getLogger(__name__)
 def retail_path() -> Path:
     """The built-in data set's file: Online Retail, Chen (2015), CC BY 4.0; see ATTRIBUTION.md beside it."""
     return Path(str(files(__name__) / "online_retail" / f"online_retail{SUFFIX}"))
+
+
+def retail_text_path() -> Path:
+    """Content vectors of the built-in data set's descriptions; scripts/build_online_retail_text.py makes them."""
+    return retail_path().with_name("text.npz")
 
 
 def data_home() -> Path:

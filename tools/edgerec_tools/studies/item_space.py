@@ -60,14 +60,16 @@ def _bundles(folder: Path, cutoff: float, seed: int) -> tuple[Path, Path]:
     """The two bundles, version 1 and 2."""
     from edgerec_exporters.bundle_writer import export
     from edgerec_exporters.interactions import Interactions
-    from edgerec_exporters.recipe import Recipe
+    from edgerec_exporters.recipe import recipe_for
     from edgerec_exporters.train import train
 
     data = Interactions.from_dataset(load("retail"))
     missing = np.array_split(np.random.default_rng(seed).permutation(data.n_items), round(1 / LEFT_OUT))
     out = []
     for version, (rows, dim) in enumerate(((missing[0], 64), (missing[1], 96)), 1):
-        model = train(without_items(data, rows), cutoff=cutoff, recipe=replace(Recipe(), dim=dim), seed=seed + version)
+        model = train(
+            without_items(data, rows), cutoff=cutoff, recipe=replace(recipe_for("bag"), dim=dim), seed=seed + version
+        )
         out.append(folder / f"{version}.edgerec")
         export(model, out[-1], name=model.name, version=version, metrics=model.metrics)
     return out[0], out[1]
