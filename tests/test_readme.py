@@ -108,5 +108,5 @@ def test_its_figures_are_those_of_the_last_run() -> None:
         ((novel, every),) = [cells for name, cells in shown.items() if name.startswith(label)]
         if arm in recorded:
             figures = [float(re.findall(r"\.\d{4}", cell)[0]) for cell in (novel, every)]
-            assert figures == [float(recorded[arm][f"{view}_ndcg@10"]) for view in ("novel", "all")], arm
+            assert figures == [round(float(recorded[arm][f"{view}_ndcg@10"]), 4) for view in ("novel", "all")], arm
     assert {"frozen", "personalised"} <= set(recorded)

@@ -28,14 +28,22 @@ def demo(out: Path, devices: int | None, workers: int | None, as_json: bool) -> 
     customer is a device that runs it, and learns from its own purchases alone.
     """
     from edgerec_tools.comparison import TEST_FROM
-    from edgerec_tools.datasets import load
+    from edgerec_tools.datasets import load, retail_text_path
     from edgerec_tools.progress import bars
 
     _check_exporters()
     started = time.perf_counter()
     dataset = load("retail")
     with bars() as progress:
-        result = run(dataset, TEST_FROM["retail"], out, devices=devices, workers=workers, progress=progress)
+        result = run(
+            dataset,
+            TEST_FROM["retail"],
+            out,
+            devices=devices,
+            workers=workers,
+            progress=progress,
+            content=retail_text_path(),
+        )
     if as_json:
         click.echo(json.dumps(result, ensure_ascii=False, indent=1, allow_nan=False))
         return
@@ -64,10 +72,12 @@ def run(
     devices: int | None,
     workers: int | None,
     progress: Progress,
+    content: Path | None = None,
 ) -> dict[str, Any]:
     """Does it all and leaves model, bundle, report and demo.json in `out`; returns what demo.json holds.
 
-    `cutoff`: POSIX seconds; nothing that happened later is trained on. Raises EdgeRecError.
+    `cutoff`: POSIX seconds; nothing that happened later is trained on. `content`: vectors of the items, a file.
+    Raises EdgeRecError.
     """
     from edgerec_exporters.bundle_writer import export
     from edgerec_exporters.content.vectors import load_content
@@ -76,15 +86,14 @@ def run(
     from edgerec_exporters.train import train
     from edgerec_tools.arms import CENTRAL, DEFAULT
     from edgerec_tools.comparison import document
-    from edgerec_tools.datasets import retail_text_path
     from edgerec_tools.files import write_whole
     from edgerec_tools.report import write_report
     from edgerec_tools.simulate import Period, simulate
 
     _make(out)
     model, bundle, report = out / f"{dataset.name}.model", out / f"{dataset.name}.edgerec", out / "report.html"
-    content = load_content(retail_text_path()).of(dataset.items)
-    trained = train(Interactions.from_dataset(dataset), cutoff=cutoff, content=content, progress=progress)
+    placed = None if content is None else load_content(content).of(dataset.items)
+    trained = train(Interactions.from_dataset(dataset), cutoff=cutoff, content=placed, progress=progress)
     trained.save(model)
     progress("export", 0, 1)
     exported = export(
