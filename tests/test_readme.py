@@ -39,13 +39,13 @@ def commands(program: str) -> list[list[str]]:
 def parse(arguments: list[str]) -> None:
     """As far as click goes without running anything. Raises UsageError where a command or an option is unknown."""
     command: click.Command = main
-    context = click.Context(main, info_name="edgerec")
+    context = click.Context(main, info_name="edgerec", **main.context_settings)
     while isinstance(command, click.Group) and not arguments[0].startswith("-"):
         name, found, arguments = command.resolve_command(context, arguments)
         assert found is not None, name
         command, context = found, click.Context(found, parent=context, info_name=name)
     with suppress(click.exceptions.Exit):  # -h ends here
-        command.make_context(command.name, list(arguments))
+        command.make_context(command.name, list(arguments), parent=context.parent)
 
 
 def test_it_begins_with_what_it_is_and_two_commands() -> None:
