@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from edgerec.errors import DataError
 from edgerec_tools.datasets import Dataset
-from edgerec_tools.protocols import Split, last_events, leave_one_out, select, temporal
+from edgerec_tools.protocols import Split, last_events, leave_one_out, temporal
 
 
 def dataset(events: list[tuple[float, int, int]], **changes: Any) -> Dataset:
@@ -111,7 +111,7 @@ def test_selecting_events_keeps_the_baskets_that_remain() -> None:
         country=("x", "y", "z"),
         price=np.arange(4, dtype=np.float32),
     )
-    some = select(grouped, np.array([True, False, False, True]))
+    some = grouped.select(np.array([True, False, False, True]))
     assert some.group.tolist() == [0, 1]
     assert some.group_ids == ("a", "c")
     assert some.country == ("x", "z")

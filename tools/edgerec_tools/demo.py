@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgerec.errors import MissingDistribution, RequestError
+from edgerec_tools.output import json_text
 
 if TYPE_CHECKING:
     from edgerec_tools.datasets import Dataset
@@ -45,7 +45,7 @@ def demo(out: Path, devices: int | None, workers: int | None, as_json: bool) -> 
             content=retail_text_path(),
         )
     if as_json:
-        click.echo(json.dumps(result, ensure_ascii=False, indent=1, allow_nan=False))
+        click.echo(json_text(result))
         return
     from edgerec_tools.simulate_commands import show
 
@@ -112,7 +112,7 @@ def run(
         "export": exported,
         "simulate": simulated,
     }
-    write_whole(out / "demo.json", json.dumps(result, ensure_ascii=False, indent=1, allow_nan=False).encode())
+    write_whole(out / "demo.json", json_text(result).encode())
     return result
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgerec.errors import RequestError
+from edgerec_tools.output import json_text, wide_console
 
 if TYPE_CHECKING:
     from edgerec_tools.datasets import Dataset
@@ -189,14 +189,11 @@ def _names(baselines: str | None) -> list[str] | None:
 def show(result: dict[str, Any], as_json: bool) -> None:
     """The document, or its tables."""
     if as_json:
-        click.echo(json.dumps(result, ensure_ascii=False, indent=1, allow_nan=False))
+        click.echo(json_text(result))
         return
-    from rich.console import Console
-
     from edgerec_tools.evaluate.table import cold_table, notes, tables, unseen_table
 
-    console = Console()
-    console.width = max(console.width, 112)  # narrower, the figures would wrap
+    console = wide_console()
     alone = {"cold-users": cold_table, "unseen-users": unseen_table}.get(result["protocol"])
     for table in tables(result) if alone is None else [alone(result)]:
         console.print(table)

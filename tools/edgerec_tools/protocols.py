@@ -10,8 +10,8 @@ last timestamps, so this rule decides what their target is; it is the same for e
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +49,7 @@ class Split:
         """The targets alone, in the data set's order."""
         keep = np.zeros(self.full.n_events, np.bool_)
         keep[self.target] = True
-        return select(self.full, keep)
+        return self.full.select(keep)
 
     @property
     def user(self) -> NDArray[np.int32]:
@@ -86,7 +86,7 @@ def leave_one_out(dataset: Dataset) -> Split:
         raise DataError(f"no user has {MIN_EVENTS} events, so there is nothing to leave out")
     keep = np.ones(dataset.n_events, np.bool_)
     keep[last] = False
-    return Split(select(dataset, keep), dataset, last, "loo", "last")
+    return Split(dataset.select(keep), dataset, last, "loo", "last")
 
 
 def temporal(
@@ -115,7 +115,7 @@ def temporal(
         last = np.zeros_like(later)
         last[last_events(dataset, 2)] = True
         later &= last
-    train = select(dataset, dataset.at < at)
+    train = dataset.select(dataset.at < at)
     if not train.n_events or not later.any():
         raise DataError("nothing lies on one side of the cut-off", hint="choose another cut-off or quantile")
     return Split(train, dataset, np.flatnonzero(later), "gts", targets, at)
@@ -132,26 +132,6 @@ def last_events(dataset: Dataset, at_least: int) -> Rows:
     counts = np.bincount(dataset.user, minlength=dataset.n_users)
     ends = np.cumsum(counts)[counts >= at_least] - 1
     return np.sort(order[ends])
-
-
-def select(dataset: Dataset, keep: Bools) -> Dataset:
-    """Some of the events, bool (n_events,); users, items and baskets keep their order, users and items their rows."""
-    left, group = np.unique(dataset.group[keep], return_inverse=True)
-    names: dict[str, Any] = {
-        name: tuple(values[basket] for basket in left.tolist()) if values else ()
-        for name, values in (("group_ids", dataset.group_ids), ("country", dataset.country))
-    }
-    return replace(
-        dataset,
-        user=dataset.user[keep],
-        item=dataset.item[keep],
-        at=dataset.at[keep],
-        kind=dataset.kind[keep],
-        value=dataset.value[keep],
-        group=group.astype(np.int64),
-        price=None if dataset.price is None else dataset.price[keep],
-        **names,
-    )
 
 
 def _firsts(dataset: Dataset) -> Rows:

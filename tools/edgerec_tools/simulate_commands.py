@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgerec.errors import RequestError
+from edgerec_tools.output import json_text, wide_console
 
 if TYPE_CHECKING:
     from edgerec_tools.datasets import Dataset
@@ -93,15 +93,11 @@ def simulate(
 def show(result: dict[str, Any], as_json: bool) -> None:
     """The document, or its table."""
     if as_json:
-        click.echo(json.dumps(result, ensure_ascii=False, indent=1, allow_nan=False))
+        click.echo(json_text(result))
         return
-    from rich.console import Console
-
     from edgerec_tools.comparison import table
 
-    console = Console()
-    console.width = max(console.width, 112)  # narrower, the figures would wrap
-    console.print(table(result))
+    wide_console().print(table(result))
 
 
 def time_of(text: str, option: str) -> float:

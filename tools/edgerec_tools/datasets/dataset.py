@@ -27,7 +27,7 @@ class Dataset:
     Events are ordered by basket; baskets by the time of their first event, then group id, then user id; events
     within a basket by time, then item row. Where the source names no groups every event is a basket of its own, and
     a user's events of one time keep the order of the source.
-    Subsets (`before`, `since`, `of_users`) keep the numbering of users and items.
+    Subsets (`before`, `since`, `of_users`, `select`) keep the numbering of users and items.
 
     `users` ids in order of first appearance · `items` ids, sorted · `titles` (n_items,) · `kinds` names that
     `kind` indexes · `user` int32, `item` int32, `at` float64 POSIX seconds UTC, `kind` int16, `value` float32
@@ -137,7 +137,11 @@ class Dataset:
         return self._subset(np.isin(self.basket_user, rows))
 
     def _subset(self, keep: NDArray[np.bool_]) -> Dataset:
-        events = np.repeat(keep, np.diff(self.basket_start))
+        return self.select(np.repeat(keep, np.diff(self.basket_start)))
+
+    def select(self, events: NDArray[np.bool_]) -> Dataset:
+        """Some of the events, bool (n_events,); a basket with none left is gone, the others keep their order."""
+        keep = np.bincount(self.group[events], minlength=self.n_baskets) > 0
         return replace(
             self,
             user=self.user[events],

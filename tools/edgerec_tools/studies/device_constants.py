@@ -8,21 +8,18 @@ Every setting is exported as a bundle of its own and replayed on the same users 
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import click
 
 from edgerec_tools.comparison import document
 from edgerec_tools.datasets import load
 from edgerec_tools.periods import Period, seconds
-from edgerec_tools.simulate import Simulation, simulate
-
-if TYPE_CHECKING:
-    from edgerec_exporters.trained import Trained
+from edgerec_tools.studies.trials import replayed
 
 CUTOFF, UNTIL = "2011-06-01", "2011-09-01"
 
@@ -35,26 +32,26 @@ class Setting(NamedTuple):
     changes: Mapping[str, Any]
 
 
+def _named(constants: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in constants.items())
+
+
 def _sgd(*, learn_history: bool = False, **constants: Any) -> Setting:
-    title = ", ".join(f"{name} {value}" for name, value in constants.items()) + ", history" * learn_history
     wide = {"max_step": 10.0, "max_norm": 50.0}  # the queries are about 12 long
     changes = {"updaters": {"sgd": wide | constants}, "guard": wide, "learn_history": learn_history}
-    return Setting("personalised-blend", f"sgd {title}", changes)
+    return Setting("personalised-blend", f"sgd {_named(constants)}{', history' * learn_history}", changes)
 
 
 def _foldin(**constants: Any) -> Setting:
-    title = ", ".join(f"{name} {value}" for name, value in constants.items())
-    return Setting("foldin", f"foldin {title}", {"updaters": {"foldin": constants}})
+    return Setting("foldin", f"foldin {_named(constants)}", {"updaters": {"foldin": constants}})
 
 
 def _blend(**constants: Any) -> Setting:
-    title = ", ".join(f"{name} {value}" for name, value in constants.items())
-    return Setting("personalised-sgd", f"blend {title}", {"blend": constants})
+    return Setting("personalised-sgd", f"blend {_named(constants)}", {"blend": constants})
 
 
 def _guard(**constants: Any) -> Setting:
-    title = ", ".join(f"{name} {value}" for name, value in constants.items())
-    return Setting("personalised", f"guard {title}", {"guard": constants})
+    return Setting("personalised", f"guard {_named(constants)}", {"guard": constants})
 
 
 SETTINGS = (
@@ -83,24 +80,18 @@ SETTINGS = (
 @click.option("--workers", type=click.IntRange(min=1), help="Processes; one per core by default.")
 def study(model: Path, devices: int | None, only: str | None, workers: int | None) -> None:
     """Prints one line of a Markdown table per setting: NDCG@10, and its difference to `fresh`."""
-    from edgerec_exporters.bundle_writer import export
     from edgerec_exporters.trained import load_trained
 
     trained, dataset = load_trained(model), load("retail")
     period = Period(seconds(CUTOFF), seconds(UNTIL))
+    run = partial(replayed, dataset=dataset, period=period, devices=devices, workers=workers)
 
-    def run(model: Trained, arm: str) -> Simulation:
-        with tempfile.TemporaryDirectory() as folder:
-            bundle = Path(folder) / "trial.edgerec"
-            export(model, bundle, name=model.name, version=1, metrics=model.metrics)
-            return simulate(dataset, bundle, period, arms=(arm,), devices=devices, workers=workers)
-
-    fresh = run(trained, "fresh")  # nothing that is tried here changes it
+    fresh = run(trained, arms=("fresh",))  # nothing that is tried here changes it
     click.echo("| constants | arm | novel | − fresh | all | − fresh |\n| --- | --- | --- | --- | --- | --- |")
     for setting in SETTINGS:
         if only and not setting.title.startswith(only):
             continue
-        trial = run(replace(trained, **setting.changes), setting.arm)
+        trial = run(replace(trained, **setting.changes), arms=(setting.arm,))
         click.echo(_line(setting, document(replace(trial, arms=(*fresh.arms, *trial.arms)))))
 
 

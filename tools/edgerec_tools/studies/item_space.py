@@ -24,6 +24,7 @@ from edgerec_tools.datasets import load
 from edgerec_tools.periods import Period, seconds
 from edgerec_tools.progress import bars
 from edgerec_tools.simulate import ArmResult, Simulation, simulate
+from edgerec_tools.studies.trials import exported
 
 if TYPE_CHECKING:
     from edgerec_exporters.interactions import Interactions
@@ -58,7 +59,6 @@ def study(cutoff: str, switch_at: str, until: str, devices: int, seed: int, work
 
 def _bundles(folder: Path, cutoff: float, seed: int) -> tuple[Path, Path]:
     """The two bundles, version 1 and 2."""
-    from edgerec_exporters.bundle_writer import export
     from edgerec_exporters.interactions import Interactions
     from edgerec_exporters.recipe import recipe_for
     from edgerec_exporters.train import train
@@ -67,11 +67,9 @@ def _bundles(folder: Path, cutoff: float, seed: int) -> tuple[Path, Path]:
     missing = np.array_split(np.random.default_rng(seed).permutation(data.n_items), round(1 / LEFT_OUT))
     out = []
     for version, (rows, dim) in enumerate(((missing[0], 64), (missing[1], 96)), 1):
-        model = train(
-            without_items(data, rows), cutoff=cutoff, recipe=replace(recipe_for("bag"), dim=dim), seed=seed + version
-        )
-        out.append(folder / f"{version}.edgerec")
-        export(model, out[-1], name=model.name, version=version, metrics=model.metrics)
+        recipe = replace(recipe_for("bag"), dim=dim)
+        model = train(without_items(data, rows), cutoff=cutoff, recipe=recipe, seed=seed + version)
+        out.append(exported(model, folder, version))
     return out[0], out[1]
 
 

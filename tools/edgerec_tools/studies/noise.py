@@ -10,11 +10,10 @@ popularity. Noise is never asked for, and neither is what it replaced.
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import click
 import numpy as np
@@ -23,10 +22,8 @@ from numpy.typing import NDArray
 from edgerec_tools.comparison import document
 from edgerec_tools.datasets import Dataset, load
 from edgerec_tools.periods import Period, seconds
-from edgerec_tools.simulate import Simulation, simulate
+from edgerec_tools.studies.trials import replayed
 
-if TYPE_CHECKING:
-    from edgerec_exporters.trained import Trained
 
 SHARE, BURST = 0.2, 20
 SPACING_S = {"bursts": 1.0, "rates": 0.1}
@@ -62,15 +59,19 @@ def study(model: Path, cutoff: str, until: str, devices: int, seed: int, workers
     limits = {"quality": event_limits(Interactions.from_dataset(dataset.before(period.cutoff)))}
     click.echo("| noise | filter | novel | fall | all | fall | worse share against fresh | worst decile |")
     click.echo("| --- | --- | --- | --- | --- | --- | --- | --- |")
+
+    def run(data: Dataset, filters: Mapping[str, Any], asked: Bools | None = None) -> dict[str, Any]:
+        options = {"devices": devices, "seed": seed, "workers": workers}
+        return document(replayed(replace(trained, filters=filters), data, period, arms=ARMS, asked=asked, **options))
+
+    swapped = add_noise(dataset, "swaps", seed)
+    clean = run(swapped.dataset.select(swapped.real), {})  # the same events are left in every mode
+    base = {view: _arm(clean)["views"][view]["ndcg@10"] for view in ("novel", "all")}
+    click.echo(_line("none", False, clean, base))
     for mode in MODES:
         noisy = add_noise(dataset, mode, seed)
-        clean = Noisy(without_noise(noisy), np.ones(int(noisy.real.sum()), np.bool_))
-        base: dict[str, float] | None = None
-        for name, data, filters in (("none", clean, {}), (mode, noisy, {}), (mode, noisy, limits)):
-            bundle = replace(trained, filters=filters)
-            found = _run(bundle, data, period, devices=devices, seed=seed, workers=workers)
-            base = base or {view: _arm(document(found))["views"][view]["ndcg@10"] for view in ("novel", "all")}
-            click.echo(_line(name, bool(filters), document(found), base))
+        for filters in ({}, limits):
+            click.echo(_line(mode, bool(filters), run(noisy.dataset, filters, noisy.real), base))
 
 
 def add_noise(dataset: Dataset, mode: str, seed: int) -> Noisy:
@@ -123,11 +124,8 @@ def _joined(
     begins = np.concatenate([dataset.basket_at[dataset.group[keep]], at])
     group = np.concatenate([dataset.group[keep], dataset.n_baskets + np.arange(n)])
     order = np.lexsort((np.arange(len(group)), group, begins))
-    numbers, inverse = np.unique(group[order], return_index=True)[0], group[order]
-    first = np.flatnonzero(np.diff(inverse, prepend=-1))
-    place = np.empty(dataset.n_baskets + n, np.int64)
-    place[inverse[first]] = np.arange(len(numbers))
-    ids = [dataset.group_ids[g] if g < dataset.n_baskets else f"noise-{g}" for g in inverse[first].tolist()]
+    begun = np.diff(group[order], prepend=-1) != 0
+    ids = [dataset.group_ids[g] if g < dataset.n_baskets else f"noise-{g}" for g in group[order][begun].tolist()]
 
     def both(real: NDArray[Any], noise: NDArray[Any]) -> NDArray[Any]:
         return np.concatenate([real[keep], noise.astype(real.dtype)])[order]
@@ -139,28 +137,12 @@ def _joined(
         at=both(dataset.at, at),
         kind=both(dataset.kind, np.zeros(n)),
         value=both(dataset.value, np.ones(n)),
-        group=place[inverse],
+        group=np.cumsum(begun) - 1,
         group_ids=tuple(ids),
         price=None,
         country=(),
     )
     return Noisy(joined, np.concatenate([np.ones(int(keep.sum()), np.bool_), np.zeros(n, np.bool_)])[order])
-
-
-def without_noise(noisy: Noisy) -> Dataset:
-    """The real events that are left: what a perfect filter would let through."""
-    from edgerec_tools.protocols import select
-
-    return select(noisy.dataset, noisy.real)
-
-
-def _run(trained: Trained, data: Noisy, period: Period, **options: Any) -> Simulation:
-    from edgerec_exporters.bundle_writer import export
-
-    with tempfile.TemporaryDirectory() as folder:
-        bundle = Path(folder) / "trial.edgerec"
-        export(trained, bundle, name=trained.name, version=1, metrics=trained.metrics)
-        return simulate(data.dataset, bundle, period, arms=ARMS, asked=data.real, **options)
 
 
 def _arm(result: dict[str, Any]) -> dict[str, Any]:
