@@ -24,7 +24,6 @@ from edgerec_tools.datasets import Dataset, load
 from edgerec_tools.periods import Period, seconds
 from edgerec_tools.studies.trials import replayed
 
-
 SHARE, BURST = 0.2, 20
 SPACING_S = {"bursts": 1.0, "rates": 0.1}
 MODES = ("bursts", "rates", "swaps")
