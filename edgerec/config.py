@@ -10,22 +10,30 @@ from typing import Any
 from edgerec.errors import ConfigError
 from edgerec.records import field, record
 
+MOST_NEGATIVES = 1024
+
 
 @record
 class Config:
     """What the app decides. Every default follows the bundle's manifest.
 
     `updater`: name of the updater that owns the user vector; "none" learns nothing; None takes the manifest's.
-    `learn_blend`: whether the blend's weights are learned per user. `guard`: whether personal state that does
-    worse than the base is taken out of the score. `weights`: blend weights for every scenario, in place of
+    `exposed_negatives`: how many of an event's negatives may be items that its page showed and the user passed over;
+    None takes the manifest's. `learn_blend`: whether the blend's weights are learned per user. `guard`: whether
+    personal state that does worse than the base is taken out of the score. `weights`: blend weights for every
+    scenario, in place of
     the manifest's. `disabled_sources`: left out of the blend. `history_until`: later events are stored and
     hide seen items, but no source reads them (POSIX seconds). `sources`, `updaters`, `filters`: constants by
     name that override the manifest's; a filter named here works although the manifest does not name it.
+    `rerankers`: constants by name. `scenarios`: the app's own, by name, as `serving.scenarios` reads them.
+    `plugins`: constants by plugin, for hooks that ask for them. `plugin_budget_ms`: the longest a call of a plugin that
+    is not first-party may take; `plugin_failures`: how often it may fail before it is called no more.
     `filter_events`: whether event filters work at all. `synchronous`: SQLite's pragma; FULL survives power loss.
     `wait_s`: the longest a write waits for another writer.
     """
 
     updater: str | None = None
+    exposed_negatives: int | None = None
     learn_blend: bool = True
     guard: bool = True
     weights: Mapping[str, float] | None = None
@@ -34,6 +42,11 @@ class Config:
     sources: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     updaters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     filters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    rerankers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    scenarios: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    plugins: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    plugin_budget_ms: float = 100.0
+    plugin_failures: int = 3
     filter_events: bool = True
     wait_s: float = 2.0
     synchronous: str = "NORMAL"
@@ -42,16 +55,20 @@ class Config:
 # section.key → (field, accepted types)
 _KEYS: dict[str, tuple[str, tuple[type, ...]]] = {
     "learning.updater": ("updater", (str,)),
+    "learning.exposed_negatives": ("exposed_negatives", (int,)),
     "learning.guard": ("guard", (bool,)),
     "learning.filter_events": ("filter_events", (bool,)),
     "blend.learn": ("learn_blend", (bool,)),
     "blend.weights": ("weights", (dict,)),
     "sources.disabled": ("disabled_sources", (list, tuple)),
     "history.until": ("history_until", (int, float)),
+    "plugins.budget_ms": ("plugin_budget_ms", (int, float)),
+    "plugins.max_failures": ("plugin_failures", (int,)),
     "store.wait_s": ("wait_s", (int, float)),
     "store.synchronous": ("synchronous", (str,)),
 }
-_OPEN_SECTIONS = ("sources", "updaters", "filters")
+_OPEN_SECTIONS = ("sources", "updaters", "filters", "rerankers", "scenarios", "plugins")
+_OPEN = ", ".join(f"[{section}.NAME]" for section in _OPEN_SECTIONS)
 
 
 def load_config(source: Config | Mapping[str, Any] | str | Path | None) -> Config:
@@ -92,9 +109,7 @@ def _take(values: dict[str, Any], section: str, key: str, value: Any) -> None:
         values[section][key] = value
     else:
         known = ", ".join(sorted(_KEYS))
-        raise ConfigError(
-            f"unknown setting {name}", hint=f"known settings: {known}, [sources.NAME], [updaters.NAME], [filters.NAME]"
-        )
+        raise ConfigError(f"unknown setting {name}", hint=f"known settings: {known}, {_OPEN}")
 
 
 def _checked(config: Config) -> Config:
@@ -102,6 +117,12 @@ def _checked(config: Config) -> Config:
         raise ConfigError(f"store.synchronous = {config.synchronous!r}", hint="NORMAL or FULL")
     if not 0 <= config.wait_s < math.inf:
         raise ConfigError(f"store.wait_s = {config.wait_s!r} must be a number of seconds >= 0")
+    if config.exposed_negatives is not None and not 0 <= config.exposed_negatives <= MOST_NEGATIVES:
+        raise ConfigError(f"learning.exposed_negatives = {config.exposed_negatives!r}", hint=f"0 to {MOST_NEGATIVES}")
+    if not 0 < config.plugin_budget_ms < math.inf:
+        raise ConfigError(f"plugins.budget_ms = {config.plugin_budget_ms!r} must be a number of milliseconds > 0")
+    if config.plugin_failures < 1:
+        raise ConfigError(f"plugins.max_failures = {config.plugin_failures!r} must be 1 or more")
     if config.weights is not None:
         numbers = [w for w in config.weights.values() if isinstance(w, (int, float)) and 0 <= w < math.inf]
         if len(numbers) != len(config.weights) or not sum(numbers) > 0:

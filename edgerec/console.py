@@ -83,6 +83,42 @@ def _rankings(scenario: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def profile(found: Mapping[str, Any]) -> str:
+    """What the device believes of its user, in sentences."""
+    lines = [_past(found)]
+    for one in found["attributes"]:
+        lines.append(
+            f"{one['attribute']} {one['value']}: {one['share']:.0%} of the items liked, "
+            f"{one['catalogue_share']:.0%} of the catalogue ({one['items']} items, {one['lift']:.1f} times as often)."
+        )
+    for habit in found["habits"]:
+        lines.append(
+            f"Comes back to {habit['title']}: {habit['times']} times, every {habit['interval_days']:.3g} days."
+        )
+    for name, scenario in found["scenarios"].items():
+        weights = ", ".join(f"{source} {weight:.2f}" for source, weight in scenario["weights"].items()) or "nothing"
+        parts = {"learned blend": scenario["blend_trusted"], "user vector": scenario["user_vector_trusted"]}
+        trusted = " and ".join(part for part, trust in parts.items() if trust) or "nothing learned"
+        lines.append(f"Scenario {name} ranks by {weights}; {trusted} is in the score.")
+    lines.append(
+        f"Learns by {found['updater'] or 'no updater'}: {found['steps']} steps, |u| = {found['vector_norm']:.3g}."
+    )
+    if found["closest"]:
+        lines.append(f"The user vector is closest to {'; '.join(one['title'] for one in found['closest'])}.")
+    return "\n".join(lines)
+
+
+def _past(found: Mapping[str, Any]) -> str:
+    if not found["events"]:
+        return "Nothing is known yet: there are no events."
+    from datetime import UTC, datetime
+
+    first, last = (datetime.fromtimestamp(found[end], UTC).strftime("%Y-%m-%d") for end in ("first", "last"))
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in found["events"].items())
+    items = f"{found['liked']:,} liked, {found['seen']:,} consumed, {found['disliked']:,} disliked"
+    return f"Events from {first} to {last}: {kinds}. Items: {items}."
+
+
 def manifest(found: Mapping[str, Any]) -> str:
     """What a bundle says of itself, but for what is empty, the exporter's metrics and the digests."""
     told = {key: value for key, value in found.items() if key not in ("files", "metrics") and value != {}}
@@ -95,4 +131,18 @@ def plugins(found: Mapping[str, Any]) -> str:
     """A line per plugin."""
     lines = [f"{name}: {', '.join(what) or '-'}" for name, what in found["loaded"].items()]
     lines += [f"{name}: BROKEN, {why}" for name, why in found["broken"].items()]
+    for name, told in found["failures"].items():
+        state = "DISABLED" if told["disabled"] else "failed"
+        lines.append(f"{name}: {state} after {told['failures']} failures, the last: {told['reason']}")
     return "\n".join(lines) or "no plugins"
+
+
+def estimates(found: Mapping[str, Any]) -> str:
+    """A line per estimator."""
+    names = {"logged": "the pages as shown", "ips": "IPS", "snips": "SNIPS", "dr": "doubly robust"}
+    lines = [
+        f"{told:<20}{found[name]['value']:>9.4f}  [{found[name]['ci95'][0]:.4f}, {found[name]['ci95'][1]:.4f}]"
+        for name, told in names.items()
+    ]
+    lines.append(f"{found['pages']} pages, worth {found['effective_pages']:.1f} of the policy's own")
+    return "\n".join(lines)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from edgerec.bundle import Bundle, load_bundle
 from edgerec.config import Config
 from edgerec.engine import Engine
 from edgerec.errors import StoreBusy, StoreDamaged, StoreError
 from edgerec.history import History
-from edgerec.interfaces import Arrival
+from edgerec.interfaces import Arrival, Updater
 from edgerec.learning.learner import Situation
 from edgerec.learning.state import Learned, from_state, to_state
 from edgerec.plugins import Plugins
@@ -35,6 +37,9 @@ CORE = "edgerec"
 
 OVERLAY = "overlay"
 """The setting that numbers the changes of the overlay."""
+
+FAILURES = "plugin_failures"
+"""The setting that keeps what failed of the plugins when the store was last open."""
 
 Exposure = tuple[str, str, str, int, float, float, int]
 
@@ -119,7 +124,7 @@ class Device:
             except (StoreDamaged, KeyError):  # it can be worked out again
                 placed = None
             bundle = OverlaidBundle(bundle, OverlayTable.all(connection), stamp, placed)
-        return Engine(bundle, self.plugins, self.config)
+        return Engine(bundle, self.plugins, self.config, hooked=True)
 
     def save_overlay(self, connection: sqlite3.Connection, bundle: Bundle) -> None:
         """Stores where the overlay's items stand in the bundle, so that the next start need not work it out."""
@@ -178,19 +183,20 @@ class Device:
 
     def _learned(self, engine: Engine, states: dict[tuple[str, str], tuple[int, bytes]]) -> Learned:
         learned = engine.learner.initial()
-        updater = engine.learner.updater
+        updaters = engine.learner.updaters
         core = states.get((CORE, "progress"))
         if core is None:
             return learned
         stored = StateTable.decode(core)
         scenarios = from_state(stored, learned.scenarios, engine.scorer.names)
-        own = states.get((updater.name, "state")) if updater else None
-        state: State = learned.updater
-        if updater and own:
-            state = StateTable.decode(own)
-            if own[0] != updater.schema:
-                state = updater.migrate(state, own[0])
-        return Learned.of(scenarios, state, int(stored["steps"]))
+
+        def state_of(updater: Updater, initial: State) -> State:
+            own = states.get((updater.name, "state"))
+            return updaters.restored(updater, StateTable.decode(own), own[0]) if own else initial
+
+        state = state_of(updaters.owner, learned.updater) if updaters.owner else learned.updater
+        aside = {each.name: state_of(each, learned.aside[each.name]) for each in updaters.aside}
+        return Learned.of(scenarios, state, int(stored["steps"]), aside)
 
     @contextmanager
     def exclusive(self) -> Iterator[Snapshot]:
@@ -250,6 +256,13 @@ class Device:
         with self.exclusive() as snapshot, self.write(snapshot):
             pass
 
+    def _close_book(self) -> None:
+        """Writes the buffered exposures, and what failed of the plugins, for whoever asks later."""
+        report = self.plugins.isolation.report()
+        with self.exclusive() as snapshot, self.write(snapshot) as connection:
+            if report:
+                MetaTable.set(connection, FAILURES, json.dumps(report))
+
     def shown_in(self, recommendation_id: str) -> str | None:
         """The scenario of a page, None for an unknown one."""
         with self._exposures_lock:
@@ -259,13 +272,25 @@ class Device:
         with self.database.read() as connection:
             return ExposureTable.scenario_of(connection, recommendation_id)
 
+    def shown_on(self, recommendation_id: str) -> list[tuple[str, int]]:
+        """(item, position from 1) of what a page showed, from the top; nothing for an unknown one."""
+        with self._exposures_lock:
+            waiting = [(row[2], row[3]) for row in self._exposures if row[0] == recommendation_id]
+        if waiting:
+            return waiting
+        with self.database.read() as connection:
+            return ExposureTable.page(connection, recommendation_id)
+
     def save_learned(self, connection: sqlite3.Connection, engine: Engine, learned: Learned) -> None:
         """Stores all that was learned, as part of a transaction."""
         version = engine.bundle.manifest.version
         core = to_state(learned, engine.scorer.names)
         StateTable.save(connection, CORE, "progress", 1, version, core)
-        if updater := engine.learner.updater:
-            StateTable.save(connection, updater.name, "state", updater.schema, version, learned.updater)
+        updaters = engine.learner.updaters
+        if owner := updaters.owner:
+            StateTable.save(connection, owner.name, "state", owner.schema, version, learned.updater)
+        for each in updaters.aside:
+            StateTable.save(connection, each.name, "state", each.schema, version, learned.aside[each.name])
 
     def events(self) -> list[EventRow]:
         """Every event in order of arrival."""
@@ -275,7 +300,25 @@ class Device:
     def close(self) -> None:
         """Writes what is buffered and lets go of the store."""
         try:
-            if self._exposures and self._snapshot is not None:
-                self.flush()
+            if self._snapshot is not None and (self._exposures or self.plugins.isolation.failures):
+                self._close_book()
         finally:
+            self.plugins.close()
             self.database.close()
+
+
+def failures_in(data_dir: Path) -> dict[str, dict[str, Any]]:
+    """What failed of the plugins when the store in a folder was last open (`Isolation.report`).
+
+    Raises StoreError where there is no store.
+    """
+    path = data_dir / "edgerec.db"
+    if not path.exists():
+        raise StoreError(f"there is no store in {data_dir}", hint="name a user's data directory")
+    database = Database(path)
+    try:
+        with database.read() as connection:
+            found: dict[str, dict[str, Any]] = json.loads(MetaTable.get(connection, FAILURES) or "{}")
+            return found
+    finally:
+        database.close()

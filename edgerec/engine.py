@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -15,15 +16,18 @@ from edgerec.interfaces import FAILURES, Arrival, CandidateSource, Settings
 from edgerec.learning.learner import GroupEvent, Learner, Situation
 from edgerec.learning.replay import Replay, replay
 from edgerec.learning.state import Learned
+from edgerec.learning.updating import Updaters
 from edgerec.plugins import Plugins
 from edgerec.records import changed
+from edgerec.score_table import ScoreTable
 from edgerec.serving.blend import starting_weights
 from edgerec.serving.encoder import query_of
 from edgerec.serving.pipeline import Mix
+from edgerec.serving.scenarios import ScenarioRules, all_rules, check_rules, rules_of
 from edgerec.serving.scorer import Lines, Scorer
 from edgerec.serving.sources import Habit, Neighbours, Popular, Taste
 from edgerec.store import EventRow
-from edgerec.types import Float32, Profile, Request, ScoreTable, SourceScores
+from edgerec.types import Float32, Profile, Request, SourceScores
 
 NO_UPDATER = "none"
 
@@ -31,7 +35,11 @@ NO_UPDATER = "none"
 class Engine:
     """Pure but for caches: the store is nobody's business here. Shared by serving, learning and installation."""
 
-    def __init__(self, bundle: Bundle, plugins: Plugins, config: Config) -> None:
+    def __init__(self, bundle: Bundle, plugins: Plugins, config: Config, *, hooked: bool = False) -> None:
+        """`hooked`: whether plugins' hooks may change what is learned and served; a golden test wants the bundle alone.
+
+        Raises PluginNotFound or PluginError where there is no such updater, or it cannot be made.
+        """
         self.bundle = bundle
         self.config = config
         manifest = bundle.manifest
@@ -43,31 +51,64 @@ class Engine:
             Popular(bundle.model),
             Habit(self._constants("habit")),
         ]
-        sources += plugins.sources(self._constants)
-        self.scorer = Scorer(bundle.model, sources, self._constants("popular"))
+        wanted = {name: self._constants(name) for name in self._weighted() - {source.name for source in sources}}
+        sources += plugins.sources(wanted)
+        self.watch = plugins.isolation
+        self.hooks = plugins.hooks if hooked else None
+        cold_start = plugins.hooks.cold_start if hooked and plugins.hooks.asked("edgerec_cold_start") else None
+        review = plugins.hooks.review_update if hooked and plugins.hooks.asked("edgerec_review_update") else None
+        self.scorer = Scorer(bundle.model, sources, self._constants("popular"), watch=self.watch, cold_start=cold_start)
         starts = {
             name: starting_weights(self.scorer.names, config.weights or scenario.weights, config.disabled_sources)
             for name, scenario in manifest.scenarios.items()
         }
         name = config.updater or manifest.updater
-        settings = {**manifest.updaters.get(name, {}), **config.updaters.get(name, {})}
-        updater = None if name == NO_UPDATER else plugins.updater(name, settings)
+        updater = None if name == NO_UPDATER else plugins.updater(name, self._updater_settings(name))
+        # the state of any other updater is served through a source of the same name
+        aside = {n: self._updater_settings(n) for n in plugins.names("updater") if n in self.scorer.names and n != name}
+        self.n_exposed = manifest.n_exposed if config.exposed_negatives is None else config.exposed_negatives
+        self._rules = all_rules(config.scenarios, manifest.scenarios)
+        for rules in self._rules.values():
+            check_rules(rules, bundle.catalogue)
+        used = {name for rules in self._rules.values() for name in rules.rerankers}
+        made = plugins.rerankers({name: config.rerankers.get(name, {}) for name in used})
+        self.rerankers = {each.name: each for each in made}
         self.filters = plugins.filters(self._filter_settings())
-        self.learner = Learner(bundle, updater, starts, learn_blend=config.learn_blend, guarded=config.guard)
+        updaters = Updaters(
+            bundle.model, updater, plugins.updaters(aside), manifest.guard, watch=self.watch, review=review
+        )
+        self.learner = Learner(bundle, updaters, starts, learn_blend=config.learn_blend, guarded=config.guard)
 
     def _constants(self, source: str) -> dict[str, object]:
         return {**self.bundle.manifest.sources.get(source, {}), **self.config.sources.get(source, {})}
+
+    def _weighted(self) -> set[str]:
+        """Sources that have a weight in some scenario; no other one need be made."""
+        chosen = [self.config.weights] if self.config.weights else []
+        weights = chosen or [scenario.weights for scenario in self.bundle.manifest.scenarios.values()]
+        return {n for of in weights for n, weight in of.items() if weight > 0} - {*self.config.disabled_sources}
+
+    def _updater_settings(self, name: str) -> Settings:
+        return {**self.bundle.manifest.updaters.get(name, {}), **self.config.updaters.get(name, {})}
 
     def _filter_settings(self) -> dict[str, Settings]:
         of, own = self.bundle.manifest.filters, self.config.filters
         return {n: {**of.get(n, {}), **own.get(n, {})} for n in {*of, *own}} if self.config.filter_events else {}
 
     def scenario(self, name: str) -> str:
-        """The name, if the bundle has such a scenario. Raises UnknownScenario."""
-        if name not in self.bundle.manifest.scenarios:
-            known = ", ".join(self.bundle.manifest.scenarios)
-            raise UnknownScenario(f"the bundle has no scenario {name!r}", hint=f"it has: {known}")
-        return name
+        """The scenario of the bundle that a scenario learns and blends as. Raises UnknownScenario."""
+        return self.rules(name).based_on
+
+    def learns_as(self, name: str) -> str | None:
+        """The scenario of the bundle that learns from a page of a scenario; None where nobody knows the scenario."""
+        try:
+            return self.scenario(name)
+        except UnknownScenario:
+            return None
+
+    def rules(self, name: str) -> ScenarioRules:
+        """What holds in a scenario, the bundle's or the app's. Raises UnknownScenario."""
+        return self._rules.get(name) or rules_of(self.config.scenarios, self.bundle.manifest.scenarios, name)
 
     def empty_history(self) -> History:
         return History.empty(self.bundle.manifest, self.config.history_until)
@@ -84,10 +125,14 @@ class Engine:
         table = self.scorer.table(profile, self._request(profile))
         return Situation(history, query, changed(table, failed=failed + table.failed) if failed else table)
 
+    def profile(self, situation: Situation, learned: Learned) -> Profile:
+        """The user as plugins see them."""
+        return self._profile(situation.history, learned, situation.query)
+
     def _profile(self, history: History, learned: Learned, query: Float32) -> Profile:
-        updater = self.learner.updater
-        states = {updater.name: learned.updater} if updater else {}
-        return history.profile(query, self.learner.user_vector(learned.updater), states)
+        updaters = self.learner.updaters
+        states = {**learned.aside, **({updaters.owner.name: learned.updater} if updaters.owner else {})}
+        return history.profile(query, updaters.user_vector(learned.updater), states)
 
     @staticmethod
     def _request(profile: Profile) -> Request:
@@ -113,15 +158,22 @@ class Engine:
     def group_events(self, rows: Sequence[EventRow]) -> list[GroupEvent]:
         """Events with their catalogue rows."""
         items = self.bundle.catalogue.rows([row.item for row in rows])
-        return [GroupEvent(row, item) for row, item in zip(rows, items.tolist(), strict=True)]
+        return [GroupEvent(row, item, self._passed(row)) for row, item in zip(rows, items.tolist(), strict=True)]
+
+    def _passed(self, row: EventRow) -> tuple[int, ...]:
+        if row.passed is None:
+            return ()
+        rows = self.bundle.catalogue.rows(json.loads(row.passed))
+        return tuple(rows[rows >= 0].tolist())
 
     def set_aside(self, arrival: Arrival, earlier: Sequence[Arrival]) -> str | None:
         """Why an event filter sets the event aside, None where all let it pass; one that fails lets it pass."""
         for each in self.filters:
+            label = f"filter {each.name}"
             try:
-                reason = each.review(arrival, earlier)
+                reason = each.review(arrival, earlier) if self.watch.usable(label) else None
             except FAILURES as error:  # a filter must never stop recording
-                log.warning("event filter %s failed: %s", each.name, type(error).__name__)
+                self.watch.failed(label, error)
                 continue
             if reason is not None:
                 return f"{each.name}: {reason}"

@@ -32,7 +32,7 @@ def story(engine: Engine, events: Iterable[Mapping[str, Any]], top: int = 10) ->
     situation = engine.situation(replayed.history, replayed.learned)
     return {
         "events": told,
-        "user_vector": engine.learner.user_vector(replayed.learned.updater).tolist(),
+        "user_vector": engine.learner.updaters.user_vector(replayed.learned.updater).tolist(),
         "rankings": {
             name: _ranking(engine, situation, replayed.learned, name, top) for name in engine.bundle.manifest.scenarios
         },

@@ -101,14 +101,22 @@ class History:
         return [start + n if h[3] is None else -1 - (hash(h[3]) & 0x7FFFFFFFFFFFFFFE) for n, h in enumerate(happenings)]
 
     def profile(self, query: Float32, user_vector: Float32, states: dict[str, State] | None = None) -> Profile:
-        """The snapshot that sources and plugins see."""
-        return Profile(self.rows, self.at, self.kinds, self.groups, self.consumes, query, user_vector, states or {})
+        """The snapshot that sources and plugins see; whoever is shown it cannot change it."""
+        arrays = (self.rows, self.at, self.kinds, self.groups, self.consumes, query, user_vector)
+        rows, at, kinds, groups, consumes, query, user_vector = [_locked(array) for array in arrays]
+        return Profile(rows, at, kinds, groups, consumes, query, user_vector, states or {})
 
     def window(self, length: int) -> tuple[Int32, Float32, Int64]:
         """The encoder's view of the last `length` events: rows, age in days (float32), kinds."""
         at = self.at[-length:]
         age = ((at[-1] - at) / 86400.0).astype(np.float32) if len(at) else np.empty(0, np.float32)
         return self.rows[-length:], age, self.kinds[-length:]
+
+
+def _locked(array: NDArray[Any]) -> Any:
+    """A view of the array, which is not to be written to from now on; nor can the view be unlocked."""
+    array.flags.writeable = False
+    return array.view()
 
 
 def _appended(array: NDArray[Any], values: Sequence[Any]) -> NDArray[Any]:

@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from edgerec.types import Float32, LearningBatch, Model, Profile, Request, SourceScores, State
+from edgerec.types import (
+    Float32,
+    Float64,
+    Int64,
+    LearningBatch,
+    Model,
+    Profile,
+    Request,
+    Reranking,
+    Slate,
+    SourceScores,
+    State,
+)
 
 FAILURES = (Exception, SystemExit, GeneratorExit)
 """What is caught around a plugin's code: all that it may raise but the user's own KeyboardInterrupt."""
@@ -76,6 +88,43 @@ class EventFilter(Protocol):
         ...
 
 
+@runtime_checkable
+class Reranker(Protocol):
+    """Chooses the page from the best candidates. Pure: chance comes from `slate.seed`, and from nothing else."""
+
+    name: str
+
+    def rerank(self, slate: Slate, request: Request, profile: Profile, model: Model) -> Reranking:
+        """An order of candidates of the slate, best first: at least `slate.n` of them where there are so many, each
+        once. What it leaves out is off the page.
+        """
+        ...
+
+
+@runtime_checkable
+class ChancePolicy(Protocol):
+    """What a `Reranker` that leaves something to chance may offer besides: then another's log can judge it."""
+
+    def probabilities(self, slate: Slate, left: Int64, request: Request, profile: Profile, model: Model) -> Float64:
+        """How probably each candidate that is left takes the next place, given those before it: float64 (c,), adding up
+        to 1. `left` int64 (c,), ascending: their places in the slate.
+        """
+        ...
+
+
+class Watch(Protocol):
+    """Who is told of what plugins do wrong, and says which are still asked."""
+
+    def usable(self, name: str) -> bool:
+        """Whether the implementation of that name, "source recency", may be called."""
+        ...
+
+    def failed(self, name: str, error: BaseException) -> None:
+        """Counts a failure of the implementation; after several it is called no more."""
+        ...
+
+
 UpdaterFactory = Callable[[Settings], Updater]
 FilterFactory = Callable[[Settings], EventFilter]
 SourceFactory = Callable[[Settings], CandidateSource]
+RerankerFactory = Callable[[Settings], Reranker]

@@ -19,6 +19,7 @@ from edgerec.learning.replay import Replay
 from edgerec.plugins import Plugins
 from edgerec.records import changed, record
 from edgerec.store import BundleRow, BundleTable, EventTable
+from edgerec.types import BundleFacts, BundleReview
 
 CURRENT, PREVIOUS, ROLLED_BACK = "current", "previous", "rolled_back"
 MIN_TRIALS = 30
@@ -120,10 +121,24 @@ def install(device: Device, path: Path, *, force: bool = False) -> Installation:
             f"version {bundle.manifest.version} does worse on this user's events: NDCG@10 {trial.difference:+.4f}",
             hint="force=True takes it all the same",
         )
+    if not force and (veto := device.plugins.hooks.review_bundle(_review(device, old.bundle, bundle, trial))):
+        raise BundleRefused(f"vetoed by {veto}", hint="force=True takes it all the same")
     with device.database.read() as connection:
         rows = BundleTable.all(connection)
     replayed = _switch(device, engine, rows, "installed")
     return Installation(_info(bundle, "installed"), trial, sum(1 for learned, _, _ in replayed.verdicts if learned))
+
+
+def facts(bundle: Bundle) -> BundleFacts:
+    """What observers and reviewers are told of a bundle."""
+    manifest = bundle.manifest
+    return BundleFacts(manifest.name, manifest.version, bundle.digest, manifest.n_items, manifest.dim)
+
+
+def _review(device: Device, running: Bundle, candidate: Bundle, trial: Trial) -> BundleReview:
+    items = sorted({row.item for row in device.events()})
+    missing = int((candidate.catalogue.rows(items) < 0).sum())
+    return BundleReview(facts(running), facts(candidate), len(items), missing, trial.n, trial.difference)
 
 
 def check_host(bundle: Bundle, plugins: Plugins) -> None:
@@ -185,6 +200,7 @@ def _switch(
 ) -> Replay:
     """Makes an engine the running one: relearns every event in its space and switches in one transaction."""
     for _ in range(_TRIES):
+        old = facts(device.snapshot().engine.bundle) if device.started else None
         before = device.snapshot() if device.started else device.reload(engine, follow=False)
         replayed = engine.replay(device.events(), obey=False)
         after = Snapshot(engine, replayed.history, replayed.learned, before.paused, before.recent)
@@ -195,6 +211,8 @@ def _switch(
                 device.save_learned(connection, engine, replayed.learned)
                 device.save_overlay(connection, engine.bundle)
                 device.adopt(after)
+            new = facts(engine.bundle)
+            device.plugins.hooks.observe("edgerec_bundle_changed", old=old, new=new, reason=reason)
             return replayed
         except Stale:
             continue

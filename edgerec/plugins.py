@@ -4,110 +4,109 @@ from __future__ import annotations
 
 import importlib
 import os
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib.machinery import PathFinder
-from pathlib import Path
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import pluggy
 
-from edgerec import hookspecs, log
+from edgerec import hookspecs, log, shields
+from edgerec.discovery import GROUP, entry_points_of_group
 from edgerec.errors import EdgeRecError, PluginError, PluginNotFound
-from edgerec.interfaces import (
-    FAILURES,
-    CandidateSource,
-    EventFilter,
-    FilterFactory,
-    Settings,
-    SourceFactory,
-    Updater,
-    UpdaterFactory,
-)
+from edgerec.hooks import CALLED, Hooks
+from edgerec.interfaces import FAILURES, CandidateSource, EventFilter, Reranker, Settings, Updater
+from edgerec.isolation import BUDGET_MS, MOST_FAILURES, Isolation, first_party
 from edgerec.records import record
+from edgerec.version import satisfies
 
-GROUP = "edgerec"
+ALLOWED = "EDGEREC_LOAD_PLUGINS"
+LOAD_SECONDS = 10.0
+_HOOKS = {
+    "updater": "edgerec_updaters",
+    "source": "edgerec_sources",
+    "filter": "edgerec_event_filters",
+    "reranker": "edgerec_rerankers",
+}
+_SHIELDS: dict[str, type[Any]] = {
+    "updater": shields.ShieldedUpdater,
+    "source": shields.ShieldedSource,
+    "filter": shields.ShieldedFilter,
+    "reranker": shields.ShieldedReranker,
+}
+
+
+@record
+class _Registered:
+    """An implementation's factory, and the plugin that brought it."""
+
+    plugin: str
+    factory: Callable[[Settings], Any]
 
 
 class Plugins:
     """The plugins of one recommender. `loaded`: their names; `broken`: name → why it is not used."""
 
-    def __init__(self, wanted: Sequence[object] | None = None) -> None:
-        """`wanted` None: every installed plugin (entry-point group `edgerec`). Else entry-point names, dotted
-        module paths, or plugin objects, which need no entry points and so suit frozen apps.
+    def __init__(
+        self,
+        wanted: Sequence[object] | None = None,
+        *,
+        settings: Mapping[str, Settings] | None = None,
+        budget_ms: float = BUDGET_MS,
+        most_failures: int = MOST_FAILURES,
+    ) -> None:
+        """`wanted` None: every installed plugin (entry-point group `edgerec`), or those that EDGEREC_LOAD_PLUGINS
+        lists, separated by commas. Else entry-point names, dotted module paths, or plugin objects, which need no entry
+        points and so suit frozen apps. `settings`: constants by plugin, for hooks that ask for them. `budget_ms`,
+        `most_failures`: see `Isolation`.
 
         Raises PluginNotFound or PluginError for a plugin that was named outright and cannot be loaded.
         """
         self.manager = pluggy.PluginManager(GROUP)
         self.manager.add_hookspecs(hookspecs)
+        self.isolation = Isolation(budget_ms=budget_ms, most_failures=most_failures)
         self.loaded: list[str] = []
         self.broken: dict[str, str] = {}
+        self._outsiders: set[str] = set()
         if wanted is None:
-            for point in _entry_points():
-                self._try(point.name, point.load)
+            self._discover(_allowed())
         else:
             for one in wanted:
-                name, plugin = _named(one)
+                name, plugin = self._named(one)
                 self._register(name, plugin)
-        self._updaters: dict[str, UpdaterFactory] = self._collect("edgerec_updaters")
-        self._sources: dict[str, SourceFactory] = self._collect("edgerec_sources")
-        self._filters: dict[str, FilterFactory] = self._collect("edgerec_event_filters")
+        self._found = {kind: self._collect(hook) for kind, hook in _HOOKS.items()}
+        self.hooks = Hooks(self.manager, self.isolation, self._outsiders, settings or {})
 
-    def updater(self, name: str, settings: Settings) -> Updater:
-        """A new updater of that name. Raises PluginNotFound, or PluginError where its factory fails."""
-        if name not in self._updaters:
-            known = ", ".join(sorted(self._updaters)) or "none"
-            raise PluginNotFound(f"no plugin registers an updater named {name!r}", hint=f"registered: {known}")
-        updater: Updater = self._made(name, self._updaters[name], settings)
-        return updater
-
-    def sources(self, settings_of: Callable[[str], Settings]) -> list[CandidateSource]:
-        """Every registered candidate source, in order of name; one that cannot be made is reported."""
-        made = []
-        for name in sorted(self._sources):
+    def _discover(self, allowed: Collection[str] | None) -> None:
+        for point in entry_points_of_group():
+            if allowed is not None and point.name not in allowed:
+                continue
+            told = f"{point.name} (another)" if point.name in self.loaded else point.name
             try:
-                made.append(self._made(name, self._sources[name], settings_of(name)))
-            except EdgeRecError as error:
-                self._report(f"source:{name}", error)
-        return made
+                self._register(point.name, self._loaded(point.name, point.value, point.load))
+            except FAILURES as error:  # a plugin's import may raise anything, SystemExit too
+                self._report(told, error)
 
-    def filters(self, wanted: Mapping[str, Settings]) -> list[EventFilter]:
-        """The event filters of those names, in order of name; one that is missing or cannot be made is reported."""
-        made = []
-        for name in sorted(wanted):
-            try:
-                if name not in self._filters:
-                    raise PluginNotFound(f"no plugin registers an event filter named {name!r}")
-                made.append(self._made(name, self._filters[name], wanted[name]))
-            except EdgeRecError as error:
-                self._report(f"filter:{name}", error)
-        return made
+    def _loaded(self, name: str, module: str, load: Callable[[], object]) -> object:
+        if first_party(module):
+            return load()
+        return self.isolation.call(f"{name} import", load, seconds=LOAD_SECONDS)
 
-    def summary(self) -> dict[str, dict[str, Any]]:
-        """`loaded`: plugin → what it registers; `broken`: plugin → why it is not used."""
-        registered: dict[str, list[str]] = {name: [] for name in self.loaded}
-        hooks = {"edgerec_updaters": "updater", "edgerec_sources": "source", "edgerec_event_filters": "filter"}
-        for hook, kind in hooks.items():
-            for implementation in getattr(self.manager.hook, hook).get_hookimpls():
-                if implementation.plugin_name not in self.broken:
-                    registered[implementation.plugin_name] += [f"{kind} {name}" for name in implementation.function()]
-        return {"loaded": registered, "broken": dict(self.broken)}
-
-    def _made(self, name: str, factory: Callable[[Settings], Any], settings: Settings) -> Any:
+    def _named(self, one: object) -> tuple[str, object]:
+        if not isinstance(one, str):
+            return getattr(one, "__name__", None) or type(one).__name__, one
         try:
-            return factory(settings)
-        except EdgeRecError:
-            raise
+            if "." in one:
+                return one.rpartition(".")[2], self._loaded(one, one, lambda: importlib.import_module(one))
+            for point in entry_points_of_group():
+                if point.name == one:
+                    return one, self._loaded(one, point.value, point.load)
         except FAILURES as error:
-            raise PluginError(f"{name!r} could not be made: {type(error).__name__}: {error}") from error
-
-    def _try(self, name: str, load: Callable[[], object]) -> None:
-        try:
-            self._register(name, load())
-        except FAILURES as error:  # a plugin's import may raise anything, SystemExit too
-            self._report(name, error)
+            raise PluginError(f"plugin {one!r} cannot be loaded: {type(error).__name__}: {error}") from error
+        raise PluginNotFound(f"no installed plugin is called {one!r}", hint="see `edgerec plugins list`")
 
     def _register(self, name: str, plugin: object) -> None:
+        _check_version(name, plugin)
+        if name in self.loaded:
+            raise PluginError(f"plugin {name!r} is registered twice: another one has that name")
         try:
             self.manager.register(plugin, name)
         except ValueError as error:
@@ -116,105 +115,116 @@ class Plugins:
             self.manager.unregister(plugin)
             raise PluginError(f"plugin {name!r} does not fit the hooks: {error}") from None
         self.loaded.append(name)
+        if not first_party(getattr(plugin, "__name__", None) or type(plugin).__module__):
+            self._outsiders.add(name)
 
     def _report(self, name: str, error: BaseException) -> None:
         self.broken[name] = f"{type(error).__name__}: {error}"
         log.warning("plugin %s is not used: %s", name, self.broken[name])
 
-    def _collect(self, hook: str) -> dict[str, Any]:
+    def _collect(self, hook: str) -> dict[str, _Registered]:
         """Joins the mappings of all implementations, called one by one; a name belongs to the first to take it."""
-        joined: dict[str, Any] = {}
+        joined: dict[str, _Registered] = {}
         for implementation in getattr(self.manager.hook, hook).get_hookimpls():
+            plugin, function = implementation.plugin_name, implementation.function
             try:
-                found = implementation.function()
+                outside = plugin in self._outsiders
+                found = self.isolation.call(f"{plugin} {hook}", function) if outside else function()
                 if not isinstance(found, Mapping):
                     raise TypeError(f"{hook} must return a mapping, not {type(found).__name__}")
                 if taken := sorted(set(found) & set(joined)):
                     raise PluginError(f"{hook}: {', '.join(taken)} is registered by another plugin")
-                joined.update(found)
+                joined |= {str(name): _Registered(plugin, factory) for name, factory in found.items()}
             except FAILURES as error:
-                self._report(implementation.plugin_name, error)
+                self._report(plugin, error)
         return joined
 
+    def updater(self, name: str, settings: Settings) -> Updater:
+        """A new updater of that name. Raises PluginNotFound, or PluginError where its factory fails."""
+        updater: Updater = self._made("updater", name, settings)
+        return updater
 
-def _entry_points() -> Sequence[Any]:
-    """Entry points of the group, by name. Read straight from the folders where packages are installed.
+    def names(self, kind: str) -> list[str]:
+        """What is registered of a kind: "updater", "source", "filter" or "reranker"."""
+        return sorted(self._found[kind])
 
-    `importlib.metadata` does the same with packages that lie elsewhere (in a zip, or behind an importer that finds
-    them in its own way), but loads the parsers of e-mail, CSV and zip files first.
-    """
-    finders = [finder for finder in sys.meta_path if hasattr(finder, "find_distributions")]
-    folders = [Path(entry or ".") for entry in dict.fromkeys(sys.path)]
-    if finders != [PathFinder] or any(folder.is_file() or folder.suffix == ".egg" for folder in folders):
-        from importlib.metadata import entry_points
+    def sources(self, wanted: Mapping[str, Settings]) -> list[CandidateSource]:
+        """The candidate sources of those names; one that cannot be made is reported, one that is missing left aside."""
+        return self._all("source", {name: of for name, of in wanted.items() if name in self._found["source"]})
 
-        found: Sequence[Any] = tuple(entry_points(group=GROUP))
-    else:
-        found = _installed(folders)
-    return sorted(found, key=lambda point: str(point.name))
+    def filters(self, wanted: Mapping[str, Settings]) -> list[EventFilter]:
+        """The event filters of those names, in order of name; one that is missing or cannot be made is reported."""
+        return self._all("filter", wanted)
 
+    def updaters(self, wanted: Mapping[str, Settings]) -> list[Updater]:
+        """The updaters of those names, in order of name; one that cannot be made is reported."""
+        return self._all("updater", wanted)
 
-@record
-class EntryPoint:
-    """A plugin that an installed package announces: its name, and `value`, "module" or "module:attribute"."""
+    def rerankers(self, wanted: Mapping[str, Settings]) -> list[Reranker]:
+        """The rerankers of those names, in order of name; one that is missing or cannot be made is reported."""
+        return self._all("reranker", wanted)
 
-    name: str
-    value: str
+    def _all(self, kind: str, wanted: Mapping[str, Settings]) -> list[Any]:
+        made = []
+        for name in sorted(wanted):
+            try:
+                made.append(self._made(kind, name, wanted[name]))
+            except EdgeRecError as error:
+                self._report(f"{kind}:{name}", error)
+        return made
 
-    def load(self) -> object:
-        """Imports it."""
-        module, _, attributes = self.value.partition("[")[0].strip().partition(":")
-        found: object = importlib.import_module(module.strip())
-        for attribute in filter(None, attributes.strip().split(".")):
-            found = getattr(found, attribute)
-        return found
-
-
-def _installed(folders: Iterable[Path]) -> list[EntryPoint]:
-    """As `importlib.metadata` sees it: of a package that is there twice, the first one counts."""
-    points: list[EntryPoint] = []
-    seen: set[str] = set()
-    for folder in folders:
+    def _made(self, kind: str, name: str, settings: Settings) -> Any:
+        if name not in self._found[kind]:
+            known = ", ".join(self.names(kind)) or "none"
+            what = "event filter" if kind == "filter" else kind
+            raise PluginNotFound(f"no plugin registers {_a(what)} named {name!r}", hint=f"registered: {known}")
+        registered = self._found[kind][name]
+        outsider = registered.plugin in self._outsiders
+        label = f"{kind} {name}"
         try:
-            names = sorted(os.listdir(folder))
-        except OSError:
-            continue
-        for entry in names:
-            package, kind = os.path.splitext(entry)
-            if kind not in (".dist-info", ".egg-info"):
-                continue
-            package = package.partition("-")[0].lower().replace("_", "-").replace(".", "-")
-            if package not in seen:
-                seen.add(package)
-                points += _announced(folder / entry / "entry_points.txt")
-    return points
+            factory = registered.factory
+            one = self.isolation.call(label, factory, settings) if outsider else factory(settings)
+            run = self.isolation.runner(label, outsider=outsider)
+            return one if run is None else _SHIELDS[kind](one, name, run)
+        except EdgeRecError:
+            raise
+        except FAILURES as error:
+            raise PluginError(f"{name!r} could not be made: {type(error).__name__}: {error}") from error
+
+    def summary(self) -> dict[str, dict[str, Any]]:
+        """`loaded`: plugin → what it registers and which hooks it answers; `broken`: plugin → why it is not used;
+        `failures`: what failed since, how often, why, and whether it is disabled."""
+        registered: dict[str, list[str]] = {name: [] for name in self.loaded}
+        for kind, found in self._found.items():
+            for name, one in found.items():
+                registered[one.plugin].append(f"{kind} {name}")
+        for hook in CALLED:
+            for implementation in getattr(self.manager.hook, hook).get_hookimpls():
+                registered[implementation.plugin_name].append(f"hook {hook}")
+        return {"loaded": registered, "broken": dict(self.broken), "failures": self.isolation.report()}
+
+    def close(self) -> None:
+        """Lets go of the thread that outsiders run on."""
+        self.isolation.close()
 
 
-def _announced(file: Path) -> list[EntryPoint]:
-    """The entry points of GROUP in one package's file."""
-    try:
-        text = file.read_text("utf-8")
-    except (OSError, UnicodeDecodeError):
-        return []
-    points, section = [], ""
-    for line in map(str.strip, text.splitlines()):
-        if line.startswith("["):
-            section = line[1:].rstrip("]").strip()
-        elif section == GROUP and "=" in line and not line.startswith("#"):
-            name, _, value = line.partition("=")
-            points.append(EntryPoint(name.strip(), value.strip()))
-    return points
+def _a(what: str) -> str:
+    return f"an {what}" if what[0] in "aeiou" else f"a {what}"
 
 
-def _named(one: object) -> tuple[str, object]:
-    if not isinstance(one, str):
-        return getattr(one, "__name__", None) or type(one).__name__, one
-    try:
-        if "." in one:
-            return one.rpartition(".")[2], importlib.import_module(one)
-        for point in _entry_points():
-            if point.name == one:
-                return one, point.load()
-    except FAILURES as error:
-        raise PluginError(f"plugin {one!r} cannot be loaded: {type(error).__name__}: {error}") from error
-    raise PluginNotFound(f"no installed plugin is called {one!r}", hint="see `edgerec plugins list`")
+def _allowed() -> Collection[str] | None:
+    """The names that EDGEREC_LOAD_PLUGINS lists, None where it is not set."""
+    listed = os.environ.get(ALLOWED)
+    return None if listed is None else {name.strip() for name in listed.split(",") if name.strip()}
+
+
+def _check_version(name: str, plugin: object) -> None:
+    wanted = getattr(plugin, "edgerec_requires", None)
+    if wanted is None:
+        return
+    if not isinstance(wanted, str):
+        raise PluginError(f"plugin {name!r}: edgerec_requires must be text", hint='for instance ">=0.1,<1"')
+    if not satisfies(wanted):
+        from edgerec.version import __version__
+
+        raise PluginError(f"plugin {name!r} needs edgerec {wanted}, this is {__version__}")

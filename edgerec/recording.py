@@ -12,8 +12,11 @@ from datetime import datetime
 
 from edgerec.bundle.manifest import Manifest
 from edgerec.device import N_RECENT, Device, Snapshot, Stale, arrival
+from edgerec.engine import Engine
 from edgerec.errors import InvalidEvent, StoreBusy, UnknownEventKind
+from edgerec.history import History
 from edgerec.interfaces import Arrival
+from edgerec.learning.exposed import passed_over
 from edgerec.learning.replay import PAUSED, QUARANTINED, UNKNOWN_ITEM
 from edgerec.records import changed
 from edgerec.store import EventRow, EventTable
@@ -24,6 +27,8 @@ MAX_TEXT = 256
 MAX_CONTEXT = 4096
 _MAX_SECONDS = 253_402_300_800.0  # the year 10000
 _TRIES = 5
+_REMEMBERED = 50
+"""What the user had to do with that lately was not passed over, though another item of the page was chosen."""
 
 
 def record(device: Device, events: Iterable[Event]) -> list[Receipt]:
@@ -32,16 +37,47 @@ def record(device: Device, events: Iterable[Event]) -> list[Receipt]:
     Raises InvalidEvent, UnknownEventKind, EventConflict or StoreBusy, and then stored nothing at all.
     """
     events = list(events)
+    receipts, stored = _record(device, events)
+    _tell(device, events, receipts, stored)
+    return receipts
+
+
+def _record(device: Device, events: Sequence[Event]) -> tuple[list[Receipt], Sequence[EventRow]]:
     with device.exclusive() as snapshot:
         manifest = snapshot.engine.bundle.manifest
         now = device.clock()
-        rows = [_with_scenario(device, event_row(event, manifest, now)) for event in events]
+        rows = [
+            _with_page(device, snapshot.engine, snapshot.history, event_row(event, manifest, now)) for event in events
+        ]
         for _ in range(_TRIES):
             try:
                 return _recorded(device, snapshot, events, rows)
             except Stale:
                 snapshot = device.reload(snapshot.engine)
         raise StoreBusy("other processes kept writing to the store", hint="try again")
+
+
+def _tell(device: Device, events: Sequence[Event], receipts: Sequence[Receipt], stored: Sequence[EventRow]) -> None:
+    """Tells the plugins that observe."""
+    hooks = device.plugins.hooks
+    if hooks.asked("edgerec_update_decided"):
+        _tell_of_steps(device, stored)
+    if hooks.asked("edgerec_event_recorded"):
+        for event, receipt in zip(events, receipts, strict=True):
+            hooks.observe("edgerec_event_recorded", event=event, receipt=receipt)
+
+
+def _tell_of_steps(device: Device, stored: Sequence[EventRow]) -> None:
+    owner = device.snapshot().engine.learner.updaters.owner
+    steps: dict[int, list[EventRow]] = {}
+    for row in stored:
+        if row.learned:
+            steps.setdefault(row.learned, []).append(row)
+    if owner is None:
+        return
+    for rows in steps.values():
+        told = {"updater": owner.name, "verdict": rows[0].verdict, "n_events": len(rows)}
+        device.plugins.hooks.observe("edgerec_update_decided", **told)
 
 
 def event_row(event: Event, manifest: Manifest, now: float) -> EventRow:
@@ -66,9 +102,16 @@ def event_row(event: Event, manifest: Manifest, now: float) -> EventRow:
     )
 
 
-def _with_scenario(device: Device, row: EventRow) -> EventRow:
+def _with_page(device: Device, engine: Engine, history: History, row: EventRow) -> EventRow:
     page = row.recommendation_id
-    return row if page is None else changed(row, scenario=device.shown_in(page))
+    if page is None or (scenario := device.shown_in(page)) is None:
+        return row
+    row = changed(row, scenario=engine.learns_as(scenario))
+    if not engine.n_exposed:
+        return row
+    known = {engine.bundle.catalogue.item(item) for item in history.rows[-_REMEMBERED:].tolist()}
+    passed = passed_over(device.shown_on(page), row.item, row.event_id, engine.n_exposed, known)
+    return changed(row, passed=json.dumps(passed, ensure_ascii=False)) if passed else row
 
 
 def _text(name: str, value: object) -> str:
@@ -119,7 +162,9 @@ def _context(context: object) -> str | None:
     return text
 
 
-def _recorded(device: Device, before: Snapshot, events: Sequence[Event], rows: Sequence[EventRow]) -> list[Receipt]:
+def _recorded(
+    device: Device, before: Snapshot, events: Sequence[Event], rows: Sequence[EventRow]
+) -> tuple[list[Receipt], Sequence[EventRow]]:
     """One try: learn on the snapshot, then store, unless somebody else stored in between."""
     receipts: dict[int, Receipt] = {}
     fresh = _without_duplicates(device, events, rows, receipts)
@@ -136,17 +181,18 @@ def _recorded(device: Device, before: Snapshot, events: Sequence[Event], rows: S
         snapshot, kept = _learned(snapshot, sound, receipts, recent)
         stored += kept
     if not stored:
-        return [receipts[place] for place in range(len(rows))]
+        return [receipts[place] for place in range(len(rows))], ()
     with device.write(before) as connection:
         _insert(connection, stored)
         if snapshot.learned is not before.learned:
             device.save_learned(connection, snapshot.engine, snapshot.learned)
     device.adopt(snapshot)
     future = {place for place, row in enumerate(rows) if row.at > now}
-    return [
+    told = [
         changed(receipts[place], flags=("future",)) if place in future else receipts[place]
         for place in range(len(rows))
     ]
+    return told, stored
 
 
 def _insert(connection: sqlite3.Connection, rows: Sequence[EventRow]) -> None:

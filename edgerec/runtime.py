@@ -12,24 +12,26 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgerec import lifecycle
+from edgerec import lifecycle, pages
 from edgerec.bundle import Bundle
 from edgerec.config import Config, load_config
 from edgerec.device import Device, Snapshot
-from edgerec.errors import RequestError, UnknownItem
-from edgerec.history import History
-from edgerec.learning.progressive import ranks
+from edgerec.errors import RequestError
 from edgerec.lifecycle import BundleInfo, Installation
+from edgerec.pages import row_of
 from edgerec.plugins import Plugins
 from edgerec.serving import pipeline
-from edgerec.serving.pipeline import Stopwatch
-from edgerec.serving.rules import Eligibility, eligibility, why_blocked
+from edgerec.serving.rules import Eligibility
 from edgerec.store import MetaTable
-from edgerec.types import CatalogueUpdate, Event, Explanation, Influence, Page, Receipt
+from edgerec.types import CatalogueUpdate, Event, Explanation, Page, PageRequest, Receipt
+
+if TYPE_CHECKING:
+    from edgerec.off_policy import Estimates
+    from edgerec.profile import ProfileSummary
 
 MAX_N = 10_000
 
@@ -71,7 +73,7 @@ class Recommender:
         settings = load_config(config)
         self._temporary = _temporary_folder() if data_dir is None else None
         self._random = None if seed is None else _random_bits(seed)
-        self._device = Device(self._temporary or Path(data_dir or ""), Plugins(plugins), settings, clock)
+        self._device = Device(self._temporary or Path(data_dir or ""), _plugins(plugins, settings), settings, clock)
         try:
             factory = bundle if isinstance(bundle, Bundle) else self._device.load(Path(bundle))
             self.bundle: BundleInfo = lifecycle.start(self._device, factory)
@@ -86,39 +88,23 @@ class Recommender:
         scenario: str = "default",
         exclude: Collection[str] = (),
         only: Collection[str] | None = None,
-        where: Mapping[str, Any] | None = None,
+        where: Mapping[str, Any] | str | None = None,
         context: Mapping[str, Any] | None = None,
         seen: str | None = None,
         log_exposure: bool = True,
     ) -> Page:
         """The n best items for the user now; fewer only with `page.reason`.
 
-        `exclude`, `only`: item ids. `where`: conditions on attributes, `{"price_max": 5.0, "colour": "red"}`.
+        `exclude`, `only`: item ids. `where`: conditions on attributes, `{"price_max": 5.0, "colour": "red"}`, or an
+        expression, `"price <= 5 and colour == 'red'"`. `scenario`: the bundle's, or one of the app's configuration.
         `seen`: "hide" leaves out what the user consumed, "show" does not; None takes the scenario's rule. Never
         waits for a lock, never fails for a broken source or encoder (`page.degraded` names it).
 
         Raises RequestError, UnknownScenario or UnknownAttribute for a request that cannot be answered.
         """
-        watch = Stopwatch()
         _check_request(n, seen)
-        snapshot = self._device.snapshot()
-        engine = snapshot.engine
-        rule = seen or engine.bundle.manifest.scenarios[engine.scenario(scenario)].seen
-        situation = snapshot.situation
-        watch.lap("score")
-        mix = engine.mix(situation, snapshot.learned, scenario)
-        scores = pipeline.blended(situation.table, mix)
-        catalogue = engine.bundle.catalogue
-        eligible = eligibility(catalogue, snapshot.history, seen=rule, exclude=exclude, only=only, where=where)
-        rows, reason = pipeline.best(scores, eligible, n)
-        watch.lap("rank")
-        items = pipeline.page_items(rows, situation.table, mix, catalogue)
-        page = Page(self._page_id(), items, scenario, reason, situation.table.failed, watch.timings)
-        if log_exposure:
-            at = round(self._device.clock() * 1e6)
-            self._device.expose([(page.id, scenario, r.item, r.rank, r.score, r.propensity, at) for r in items])
-        watch.lap("page")
-        return page
+        request = PageRequest(n, scenario, exclude, only, where, context, seen)
+        return pages.recommend(self._device, request, self._page_id(), log_exposure=log_exposure)
 
     def similar(self, item: str, n: int = 10) -> Page:
         """Items that go with one item, by the bundle's item-to-item weights, then by its vectors.
@@ -127,13 +113,14 @@ class Recommender:
         """
         _check_request(n, None)
         engine = self._device.snapshot().engine
-        row = _row_of(engine.bundle, item)
+        row = row_of(engine.bundle, item)
         table, mix = engine.similar_to(row)
         scores = pipeline.blended(table, mix)
         blocked = np.zeros(len(scores), np.bool_)
         blocked[row] = True
         rows, reason = pipeline.best(scores, Eligibility(blocked, ("the item itself",)), n)
-        items = pipeline.page_items(rows, table, mix, engine.bundle.catalogue)
+        parts = pipeline.score_parts(table, mix, rows)
+        items = pipeline.page_items(rows, parts, table.names, np.ones(len(rows)), engine.bundle.catalogue)
         return Page(self._page_id(), items, "similar", reason)
 
     def record(
@@ -172,56 +159,23 @@ class Recommender:
         """
         if recommendation_id is not None:
             scenario = self._device.shown_in(recommendation_id) or scenario
-        snapshot = self._device.snapshot()
-        engine = snapshot.engine
-        rule = engine.bundle.manifest.scenarios[engine.scenario(scenario)].seen
-        row = _row_of(engine.bundle, item)
-        mix = engine.mix(snapshot.situation, snapshot.learned, scenario)
-        table = snapshot.situation.table
-        parts = pipeline.score_parts(table, mix, np.array(row))
-        score = float(parts.sum())
-        filtered = why_blocked(engine.bundle.catalogue, snapshot.history, row, seen=rule)
-        return Explanation(
-            item=item,
-            title=engine.bundle.catalogue.title(row),
-            scenario=scenario,
-            score=score,
-            rank=None if filtered else self._rank(snapshot, pipeline.blended(table, mix), row, rule),
-            parts=dict(zip(table.names, parts.tolist(), strict=True)),
-            weights=dict(zip(table.names, mix.weights.tolist(), strict=True)),
-            events=self._influences(snapshot, scenario, row, score),
-            filtered=filtered,
-        )
+        from edgerec.explanations import explanation  # most apps never ask
 
-    @staticmethod
-    def _rank(snapshot: Snapshot, scores: np.ndarray[Any, np.dtype[np.float32]], row: int, rule: str) -> int:
-        eligible = eligibility(snapshot.engine.bundle.catalogue, snapshot.history, seen=rule)
-        if eligible.blocked is not None:
-            scores[eligible.blocked] = -np.inf
-        return int(ranks(scores[None, :], row)[0])
+        return explanation(self._device, item, scenario)
 
-    @staticmethod
-    def _influences(snapshot: Snapshot, scenario: str, row: int, score: float) -> tuple[Influence, ...]:
-        from edgerec.serving import explain
+    def profile(self) -> ProfileSummary:
+        """What the device believes of its user: counts, tastes, habits, and what is served of what was learned."""
+        from edgerec.profile import profile
 
-        engine, history = snapshot.engine, snapshot.history
-        kinds = engine.bundle.manifest.kinds
+        return profile(self._device)
 
-        def score_of(changed: History) -> float:
-            situation = engine.situation(changed, snapshot.learned)
-            mix = engine.mix(situation, snapshot.learned, scenario)
-            return float(pipeline.score_parts(situation.table, mix, np.array(row)).sum())
+    def evaluate(self, policy: str, *, logged: str = "default") -> Estimates:
+        """What the pages of scenario `logged` would have earned, made by scenario `policy`, from this device's own log
+        (`edgerec.off_policy`). Raises UnknownScenario or RequestError where the log does not tell.
+        """
+        from edgerec.policy_evaluation import evaluate_policy
 
-        moved = explain.influences(history, score, score_of, last=30, keep=5)
-        return tuple(
-            Influence(
-                engine.bundle.catalogue.item(int(history.rows[place])),
-                kinds[history.kinds[place]],
-                float(history.at[place]),
-                effect,
-            )
-            for place, effect in moved
-        )
+        return evaluate_policy(self._device, policy, logged=logged)
 
     def update_catalogue(self, items: Iterable[Mapping[str, Any]], *, remove: Collection[str] = ()) -> CatalogueUpdate:
         """Takes new items, and changes to known ones, without a new bundle; all of it or nothing.
@@ -292,6 +246,15 @@ class Recommender:
         return os.urandom(8).hex() if self._random is None else f"{self._random(64):016x}"
 
 
+def _plugins(wanted: Sequence[object] | None, settings: Config) -> Plugins:
+    return Plugins(
+        wanted,
+        settings=settings.plugins,
+        budget_ms=settings.plugin_budget_ms,
+        most_failures=settings.plugin_failures,
+    )
+
+
 def _temporary_folder() -> Path:
     import tempfile
 
@@ -309,10 +272,3 @@ def _check_request(n: int, seen: str | None) -> None:
         raise RequestError(f"n = {n!r}", hint=f"ask for 1 to {MAX_N} items")
     if seen not in (None, "hide", "show"):
         raise RequestError(f"seen = {seen!r}", hint="'hide', 'show' or None")
-
-
-def _row_of(bundle: Bundle, item: str) -> int:
-    row = bundle.catalogue.row(item)
-    if row is None:
-        raise UnknownItem(f"the catalogue has no item {item!r}")
-    return row

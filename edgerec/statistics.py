@@ -17,7 +17,7 @@ def statistics(device: Device, running: BundleInfo) -> dict[str, Any]:
     snapshot = device.snapshot()
     with device.database.read() as connection:
         events, exposures = EventTable.count(connection), ExposureTable.count(connection)
-    updater = snapshot.engine.learner.updater
+    updater = snapshot.engine.learner.updaters.owner
     return {
         "bundle": {"name": running.name, "version": running.version, "digest": running.digest, "why": running.reason},
         "events": events,
@@ -29,7 +29,7 @@ def statistics(device: Device, running: BundleInfo) -> dict[str, Any]:
             "scenarios": {name: _scenario(snapshot, name) for name in snapshot.learned.names},
         },
         "store_bytes": sum(p.stat().st_size for p in device.data_dir.glob("edgerec.db*")),
-        "plugins": {"loaded": list(device.plugins.loaded), "broken": dict(device.plugins.broken)},
+        "plugins": {**device.plugins.summary(), "loaded": list(device.plugins.loaded)},
     }
 
 

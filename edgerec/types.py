@@ -5,7 +5,7 @@ All are frozen. Arrays handed to plugins are read-only; `(n_items, dim)` and the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, overload
 
@@ -114,6 +114,46 @@ class Page(Sequence[Recommendation]):
 
 
 @record
+class PageRequest:
+    """What was asked of `Recommender.recommend`."""
+
+    n: int
+    scenario: str
+    exclude: Collection[str] = ()
+    only: Collection[str] | None = None
+    where: Mapping[str, Any] | str | None = None
+    context: Mapping[str, Any] | None = None
+    seen: str | None = None
+
+
+@record
+class BundleFacts:
+    """What a bundle is, in few words."""
+
+    name: str
+    version: int
+    digest: str
+    n_items: int
+    dim: int
+
+
+@record
+class BundleReview:
+    """What is known of a bundle before the switch to it.
+
+    `n_history`: items in the user's history · `n_missing`: those of them that the candidate lacks · `n_trials`,
+    `difference`: paired steps of the shadow evaluation and their mean difference in NDCG@10, None where too few.
+    """
+
+    running: BundleFacts
+    candidate: BundleFacts
+    n_history: int
+    n_missing: int
+    n_trials: int
+    difference: float | None
+
+
+@record
 class Influence:
     """How far one past event moved the score of an explained item (score with it minus without it)."""
 
@@ -125,7 +165,10 @@ class Influence:
 
 @record
 class Explanation:
-    """Why an item stands where it stands: `parts` add up to `score`; `filtered` says why it is absent."""
+    """Why an item stands where it stands: `parts` add up to `score`; `filtered` says why it is absent.
+
+    `reranked`: the place (from 1) at which each of the scenario's rerankers left it, None where it left it out.
+    """
 
     item: str
     title: str
@@ -136,6 +179,7 @@ class Explanation:
     weights: Mapping[str, float]
     events: tuple[Influence, ...]
     filtered: str | None = None
+    reranked: Mapping[str, int | None] = field(default_factory=dict)
 
 
 @record
@@ -249,48 +293,29 @@ def _sum_of_squares(values: Float32) -> float:
 
 
 @record
-class ScoreTable:
-    """Every source's scores for one profile, and what standardises them: (scores − mean) · scale.
+class Slate:
+    """The candidates that a reranker chooses from, best first; read-only.
 
-    `scores` float32 (S, n_items) in the order of `names`, taste (row `taste`) under u = 0; where there is a user
-    vector, a row S more: taste under the user's own u · `mean`, `scale` float64, one per row; `scale` 0 where a source
-    says nothing · `extra` float64 (S,): weights on top of the blend's while little is known of the user · `failed`:
-    sources that gave nothing usable; their rows are 0 · `pending`: what fills in row S; `complete` runs it.
+    `rows` int32 (m,): catalogue rows, each once · `scores` float64 (m,): their blended scores, before any reranker, in
+    units of a source's standard deviation over the catalogue · `n`: how many places the page has · `seed`: what chance
+    is drawn from, the same for the same state, seed and page, and another one for every page.
     """
 
-    names: tuple[str, ...]
-    scores: Float32
-    mean: Float64
-    scale: Float64
-    taste: int
-    extra: Float64
-    failed: tuple[str, ...] = ()
-    pending: list[Callable[[], object]] = field(default_factory=list)
+    rows: Int32
+    scores: Float64
+    n: int
+    seed: int
 
-    @property
-    def impersonal(self) -> bool:
-        """Whether there is no user vector, so that taste's own row serves with and without it."""
-        return len(self.scores) == len(self.names)
 
-    def complete(self) -> None:
-        """Makes sure of row S: a pass over all vectors, which a page that serves without u need not wait for."""
-        for fill in tuple(self.pending):  # two threads that both run it write the same
-            fill()
-        self.pending.clear()
+@record
+class Reranking:
+    """What a reranker chose. `rows` int32 (k,): candidates of the slate, best first, each once · `propensity` float64
+    (k,): the probability with which chance put each item where it stands, given those before it; None where nothing
+    was left to chance.
+    """
 
-    def z(self, rows: Int64, *, personal: bool = False) -> Float64:
-        """Standardised scores of some items, float64 (S, …) for catalogue rows int64 (…).
-
-        `personal`: taste under the user's own u.
-        """
-        n = len(self.names)
-        shape = (n,) + (1,) * rows.ndim
-        z = self.scores[:n].take(rows, axis=1) - self.mean[:n].reshape(shape)
-        z *= self.scale[:n].reshape(shape)
-        if personal and not self.impersonal:
-            self.complete()
-            z[self.taste] = (self.scores[n].take(rows) - self.mean[n]) * self.scale[n]
-        return z
+    rows: Int32
+    propensity: Float64 | None = None
 
 
 @record

@@ -168,7 +168,7 @@ def test_learning_brings_the_users_kind_of_item_up(opener: Opener) -> None:
     for n in range(40):
         rec.record(f"i{liked[n % 6]}", "click", at=START + n * DAY, event_id=f"e{n}")
     learned = rec._device.snapshot().learned
-    u = rec._device.snapshot().engine.learner.user_vector(learned.updater)
+    u = rec._device.snapshot().engine.learner.updaters.user_vector(learned.updater)
     gain = model.vectors @ u
     assert gain[liked[6:]].mean() > gain.mean(), "unseen items of the same kind gain"
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from conftest import Opener
 
-from edgerec import errors, plugins
+from edgerec import discovery, errors
 from edgerec.hookspecs import hookimpl
 from edgerec.plugins import Plugins
 from edgerec.types import LearningBatch, Model, Profile, Request, SourceScores, State
@@ -31,8 +31,8 @@ def test_first_party_plugins_come_by_entry_point() -> None:
 
 @pytest.mark.parametrize("group", ["edgerec", "console_scripts", "pytest11", "no.such.group"])
 def test_entry_points_are_those_that_importlib_finds(group: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plugins, "GROUP", group)
-    points = plugins._installed([Path(entry or ".") for entry in dict.fromkeys(sys.path)])
+    monkeypatch.setattr(discovery, "GROUP", group)
+    points = discovery.installed([Path(entry or ".") for entry in dict.fromkeys(sys.path)])
     assert sorted((point.name, point.value) for point in points) == sorted(
         (point.name, point.value) for point in entry_points(group=group)
     )
@@ -49,7 +49,7 @@ def test_entry_points_name_modules_and_attributes(tmp_path: Path) -> None:
     )
     package("later/A-2.0.dist-info", "[edgerec]\nthree = json\n")
     (tmp_path / "b-1.0.egg-info").write_text("not a folder")
-    points = plugins._installed([tmp_path, tmp_path / "later", tmp_path / "absent"])
+    points = discovery.installed([tmp_path, tmp_path / "later", tmp_path / "absent"])
     assert [point.name for point in points] == ["one", "two"], "of a package that is there twice the first one counts"
     assert [point.load() for point in points] == [json, json.JSONDecoder.decode]
 
@@ -144,7 +144,8 @@ def test_a_broken_source_scores_nothing_and_is_named(opener: Opener) -> None:
     def edgerec_sources() -> dict[str, object]:
         return {"broken": lambda settings: Broken()}
 
-    rec = opener(plugins=["edgerec_plugins.sgd", plugin(edgerec_sources=edgerec_sources)])
+    plugins = ["edgerec_plugins.sgd", plugin(edgerec_sources=edgerec_sources)]
+    rec = opener(plugins=plugins, config={"blend": {"weights": {"broken": 1.0, "popular": 0.1}}})
     page = rec.recommend(5)
     assert (len(page), page.degraded) == (5, ("broken",))
 

@@ -14,6 +14,7 @@ import edgerec
 from edgerec.bundle.manifest import Manifest
 from edgerec.errors import RequestError, UnknownAttribute
 from edgerec.history import Happening, History
+from edgerec.isolation import Isolation
 from edgerec.serving import rules
 from edgerec.serving.blend import cold_start_boost, starting_weights
 from edgerec.serving.pipeline import Mix, blended
@@ -234,6 +235,27 @@ def test_a_condition_that_makes_no_sense_is_named(
         rules.condition(bundle.catalogue, key, value)
 
 
+def test_conditions_join_and_name_themselves(bundle: edgerec.Bundle) -> None:
+    catalogue, nobody = bundle.catalogue, History.empty(bundle.manifest)
+    within = rules.filter_of("new")
+    found = rules.eligibility(catalogue, nobody, seen="show", where={"price_max": 3, "colour": "red"}, within=within)
+    assert found.reasons == ("where price_max", "where colour", "where new")
+    expected = ~(rules.filter_of("new", {"price_max": 3}, 'colour == "red"').mask(catalogue))
+    assert found.blocked is not None
+    np.testing.assert_array_equal(found.blocked, expected)
+    for row in range(60):
+        reason = rules.why_blocked(catalogue, nobody, row, seen="show", where="price <= 3", within=within)
+        item = catalogue.attributes(row)
+        cheap = "price" in item and item["price"] <= 3  # type: ignore[operator]
+        assert reason == ("where price <= 3" if not cheap else None if item["new"] else "where new")
+
+
+@pytest.mark.parametrize("where", ["", 5, ["price <= 5"], {5: 5}])
+def test_where_is_a_mapping_or_an_expression(bundle: edgerec.Bundle, where: object) -> None:
+    with pytest.raises(RequestError):
+        rules.eligibility(bundle.catalogue, History.empty(bundle.manifest), seen="show", where=where)  # type: ignore[arg-type]
+
+
 def test_disliked_items_are_never_served(tmp_path: Path) -> None:
     kinds = {"click": {"weight": 1.0}, "purchase": {"weight": 1.0, "consumes": True}, "dislike": {"weight": -1.0}}
     path = tiny_bundle(tmp_path / "b.edgerec", event_kinds=kinds)
@@ -279,7 +301,7 @@ def test_scores_far_from_zero_do_not_drown_the_others(bundle: edgerec.Bundle) ->
     )
     ranked = []
     for by in (0.0, 1e6):
-        scorer = Scorer(bundle.model, [Taste(), Popular(bundle.model), Shifted(by)], {})
+        scorer = Scorer(bundle.model, [Taste(), Popular(bundle.model), Shifted(by)], {}, watch=Isolation())
         table = scorer.table(profile, REQUEST)
         mix = Mix(np.array([1.0, 0.1, 1e-2]), False)
         ranked.append(np.argsort(-blended(table, mix), kind="stable").tolist())
@@ -291,7 +313,7 @@ def test_a_user_vector_has_a_row_of_its_own(bundle: edgerec.Bundle) -> None:
     rng = np.random.default_rng(4)
     query, u = rng.standard_normal((2, bundle.manifest.dim)).astype(np.float32)
     profile = profile_of(bundle.manifest, [(3, "click", 0.0, None)], query=query, user_vector=u)
-    table = Scorer(bundle.model, [Taste(), Popular(bundle.model)], {}).table(profile, REQUEST)
+    table = Scorer(bundle.model, [Taste(), Popular(bundle.model)], {}, watch=Isolation()).table(profile, REQUEST)
     rows = np.arange(bundle.model.n_items)
     for personal, q in ((False, query), (True, query + u)):
         raw = bundle.model.vectors @ q + bundle.model.bias

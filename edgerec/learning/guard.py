@@ -20,6 +20,14 @@ from edgerec.types import Float32, Float64, State
 PARTS = ("blend", "user_vector")
 
 
+MAX_STATE_BYTES = 1 << 20
+"""A state is written with every event: more than this would be felt."""
+
+
+FAULTS = ("state: ", "user vector: wrong")
+"""How refusals begin that only a broken updater gets."""
+
+
 def refusal(old: State, new: object, vectors: tuple[Float32, Float32 | None], settings: Settings) -> str | None:
     """Why an updater's step is not taken, None where it is sound.
 
@@ -32,6 +40,8 @@ def refusal(old: State, new: object, vectors: tuple[Float32, Float32 | None], se
             return f"state: {name} changed its dtype"
         if array.dtype.kind == "f" and not finite(array):
             return f"state: {name} is not finite"
+    if (size := sum([array.nbytes for array in new.values()])) > MAX_STATE_BYTES:
+        return f"state: {size} bytes, more than {MAX_STATE_BYTES}"
     before, after = vectors
     if after is None:
         return None

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from edgerec import log
 from edgerec.bundle import Bundle
 from edgerec.history import Happening, History
-from edgerec.interfaces import FAILURES, Updater
 from edgerec.learning import guard, progressive, weights
 from edgerec.learning.draws import indices, streams
 from edgerec.learning.state import Learned, Progress, initial_progress
+from edgerec.learning.updating import LEARNED, Updaters
 from edgerec.records import record
+from edgerec.score_table import ScoreTable
 from edgerec.store import EventRow
 from edgerec.types import (
     Bools,
@@ -24,11 +24,8 @@ from edgerec.types import (
     Int64,
     LearningBatch,
     Replayed,
-    ScoreTable,
-    State,
 )
 
-LEARNED = "learned"
 _REPLAY_WINDOW = 50
 
 
@@ -43,10 +40,12 @@ class Situation:
 
 @record
 class GroupEvent:
-    """An event on its way to be learned, with its catalogue row (-1 unknown)."""
+    """An event on its way to be learned, with its catalogue row (-1 unknown); `passed`: rows of the items that its page
+    showed and the user passed over."""
 
     row: EventRow
     item: int
+    passed: tuple[int, ...] = ()
 
     def happening(self) -> Happening:
         """What the history keeps of it."""
@@ -98,13 +97,13 @@ class Drawn:
 class Learner:
     """The learning loop of one recommender: progressive validation, blend, updater, guard.
 
-    `starts`: per scenario, the blend's starting weights, float64 (S,). `updater` None: no user vector.
+    `starts`: per scenario, the blend's starting weights, float64 (S,).
     """
 
     def __init__(
         self,
         bundle: Bundle,
-        updater: Updater | None,
+        updaters: Updaters,
         starts: Mapping[str, Float64],
         *,
         learn_blend: bool = True,
@@ -113,7 +112,7 @@ class Learner:
         self.bundle = bundle
         self.manifest = bundle.manifest
         self._kind_weights = np.array([kind.weight for kind in self.manifest.event_kinds.values()], np.float32)
-        self.updater = updater
+        self.updaters = updaters
         self.starts = starts
         self._names = tuple(starts)
         self._starts = np.stack(list(starts.values()))
@@ -123,13 +122,9 @@ class Learner:
 
     def initial(self) -> Learned:
         """What is known of a user who has done nothing."""
-        state: State = self.updater.initial(self.bundle.model) if self.updater else {}
-        return Learned.of({name: initial_progress(start) for name, start in self.starts.items()}, state)
-
-    def user_vector(self, state: State) -> Float32:
-        """`u` of an updater's state, float32 (dim,); zeros where the updater has none."""
-        vector = self.updater.user_vector(state) if self.updater else None
-        return np.zeros(self.manifest.dim, np.float32) if vector is None else vector
+        scenarios = {name: initial_progress(start) for name, start in self.starts.items()}
+        state, aside = self.updaters.initial()
+        return Learned.of(scenarios, state, aside=aside)
 
     def serving(self, learned: Learned, scenario: str) -> tuple[Float64, bool]:
         """The blend's weights, float64 (S,), and whether the user vector takes part, as the guard allows."""
@@ -170,9 +165,12 @@ class Learner:
                         places.setdefault(event, rank)
             differences = np.array([[g[1] - g[0], g[2] - g[own]] for g, own in zip(gains, blends, strict=True)])
             progress = self._learned_from(progress, situation.table, targets, sums, differences, drawn.negatives)
-        state, verdict = self._updated(learned.updater, situation, group, drawn, decided)
+        state, aside, verdict = learned.updater, learned.aside, decided or LEARNED
+        if self.updaters:
+            batch = self._batch(situation, group, drawn)
+            state, aside, verdict = self.updaters.updated(state, aside, batch, verdict)
         told = tuple([places.get(n) for n in range(len(group))])
-        return Step(Learned(learned.names, progress, state, learned.steps + 1), verdict, told, ndcg)
+        return Step(Learned(learned.names, progress, state, learned.steps + 1, aside), verdict, told, ndcg)
 
     def _targets(self, history: History, group: Sequence[GroupEvent]) -> Targets:
         """The positive events that each scenario could have led to."""
@@ -279,27 +277,11 @@ class Learner:
         ids = [event.row.event_id for event in group]
         stream = streams([*ids, f"replay:{ids[0]}"], max(m, r))
         pool = self.bundle.negatives
-        return Drawn(pool.take(indices(stream[:-1, :m], len(pool))), stream[-1, :r])
-
-    def _updated(
-        self,
-        old: State,
-        situation: Situation,
-        group: Sequence[GroupEvent],
-        drawn: Drawn,
-        decided: str | None,
-    ) -> tuple[State, str]:
-        updater = self.updater
-        if updater is None or (decided is not None and decided != LEARNED):
-            return old, decided or LEARNED
-        try:
-            new = updater.update(old, self._batch(situation, group, drawn))
-            vectors = self.user_vector(old), updater.user_vector(new)
-            reason = guard.refusal(old, new, vectors, self.manifest.guard)
-        except FAILURES as error:  # an updater must never stop recording
-            log.warning("updater %s failed: %s", updater.name, type(error).__name__)
-            reason = f"updater failed: {type(error).__name__}"
-        return (new, LEARNED) if reason is None else (old, f"refused: {reason}")
+        negatives = pool.take(indices(stream[:-1, :m], len(pool)))
+        for line, event in zip(negatives, group, strict=True):
+            if event.passed:
+                line[: len(event.passed)] = event.passed[:m]
+        return Drawn(negatives, stream[-1, :r])
 
     def _batch(self, situation: Situation, group: Sequence[GroupEvent], drawn: Drawn) -> LearningBatch:
         kinds = self.manifest.event_kinds

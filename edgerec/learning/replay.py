@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from edgerec.history import History
-from edgerec.learning.learner import GroupEvent, Learner, Situation
+from edgerec.learning.learner import GroupEvent, Learner, Situation, Step
 from edgerec.learning.state import Learned
 from edgerec.records import record
 
@@ -54,22 +54,48 @@ def _together(left: GroupEvent, right: GroupEvent, obey: bool) -> bool:
     return same and (obey or _may(left) == _may(right))
 
 
+@record
+class Stop:
+    """A group of events that was gone through. `taught`: those that were learned from · `step`: None where none was ·
+    `history`, `learned`: what is known after them.
+    """
+
+    events: list[GroupEvent]
+    taught: list[GroupEvent]
+    step: Step | None
+    history: History
+    learned: Learned
+
+
+def walk(
+    learner: Learner, events: Iterable[GroupEvent], history: History, situate: Situate, *, obey: bool
+) -> Iterator[Stop]:
+    """Goes through the events from zero, group by group. `obey`: as the stored verdicts say; else every known item
+    counts."""
+    learned = learner.initial()
+    # what no step could learn from must not split the step that it came in with
+    for group in groups_in_order([e for e in events if e.item >= 0 and not _aside(e)], obey=obey):
+        step = None
+        wanted = [event for event in group if (event.row.learned if obey else _may(event))]
+        if wanted:
+            decided = wanted[0].row.verdict if obey else None
+            step = learner.step(learned, situate(history, learned), wanted, decided=decided)
+            learned = step.learned
+        history = history.extended([event.happening() for event in group])
+        yield Stop(group, wanted, step, history, learned)
+
+
 def replay(learner: Learner, events: Iterable[GroupEvent], history: History, situate: Situate, *, obey: bool) -> Replay:
-    """Learns from the events from zero. `obey`: as the stored verdicts say; else every known item counts."""
+    """Where the walk ends, and what it decides."""
     events = list(events)
     learned = learner.initial()
     verdicts: list[tuple[int, str, int]] = []
     ndcg: dict[tuple[int, str], float] = {}
-    # what no step could learn from must not split the step that it came in with
-    for group in groups_in_order([e for e in events if e.item >= 0 and not _aside(e)], obey=obey):
-        wanted = [event for event in group if (event.row.learned if obey else _may(event))]
-        if wanted:
-            decided = wanted[0].row.verdict if obey else None
-            result = learner.step(learned, situate(history, learned), wanted, decided=decided)
-            learned = result.learned
-            ndcg |= {(wanted[0].row.seq, scenario): value for scenario, value in result.ndcg.items()}
-            verdicts += [(learned.steps, result.verdict, event.row.seq) for event in wanted]
-        history = history.extended([event.happening() for event in group])
+    for stop in walk(learner, events, history, situate, obey=obey):
+        history, learned, step = stop.history, stop.learned, stop.step
+        if step is not None:
+            ndcg |= {(stop.taught[0].row.seq, scenario): value for scenario, value in step.ndcg.items()}
+            verdicts += [(learned.steps, step.verdict, event.row.seq) for event in stop.taught]
     if not obey:
         verdicts += [(0, UNKNOWN_ITEM, e.row.seq) for e in events if e.item < 0 and not _aside(e) and _may(e)]
     return Replay(history, learned, () if obey else tuple(verdicts), ndcg)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgerec.learning.progressive import METRICS
-from edgerec.records import changed, record
+from edgerec.records import changed, field, record
 from edgerec.types import Float64, State
 
 RANKINGS = ("base", "blend", "personal")
@@ -35,16 +35,23 @@ class Learned:
     """Everything learned from a user's events, at one step.
 
     `names` of the scenarios and their `progress`, in the same order · `updater`: its state · `steps`: learning steps
-    so far.
+    so far · `aside`: states of the updaters that do not own the user vector, by name.
     """
 
     names: tuple[str, ...]
     progress: Progress
     updater: State
     steps: int = 0
+    aside: Mapping[str, State] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, scenarios: Mapping[str, Progress], updater: State, steps: int = 0) -> Learned:
+    def of(
+        cls,
+        scenarios: Mapping[str, Progress],
+        updater: State,
+        steps: int = 0,
+        aside: Mapping[str, State] | None = None,
+    ) -> Learned:
         """From the progress of each scenario."""
         each = scenarios.values()
         progress = Progress(
@@ -52,7 +59,7 @@ class Learned:
             np.stack([one.guard for one in each]),
             np.stack([one.sums for one in each]),
         )
-        return cls(tuple(scenarios), progress, updater, steps)
+        return cls(tuple(scenarios), progress, updater, steps, aside or {})
 
     @property
     def scenarios(self) -> dict[str, Progress]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from edgerec.bundle.catalogue import Catalogue
 from edgerec.records import record
+from edgerec.score_table import ScoreTable
 from edgerec.serving.rules import Eligibility
 from edgerec.serving.topk import top_k
-from edgerec.types import Float32, Float64, Int64, Recommendation, ScoreTable
+from edgerec.types import Float32, Float64, Int64, Recommendation
 
 
 @record
@@ -69,13 +70,14 @@ def best(scores: Float32, eligible: Eligibility, n: int) -> tuple[Int64, str | N
     return rows, f"only {len(rows)} of {len(scores)} items may be served ({rules})"
 
 
-def page_items(rows: Int64, table: ScoreTable, mix: Mix, catalogue: Catalogue) -> tuple[Recommendation, ...]:
-    """The page's places, with each score's parts."""
-    parts = score_parts(table, mix, rows)
-    names = table.names
+def page_items(
+    rows: Int64, parts: Float64, names: Sequence[str], propensity: Float64, catalogue: Catalogue
+) -> tuple[Recommendation, ...]:
+    """The page's places; `parts` float64 (S, k): the terms of each score, by `names` (S)."""
     return tuple(
-        Recommendation(item, title, place, score, dict(zip(names, terms, strict=True)))
-        for place, ((item, title), score, terms) in enumerate(
-            zip(catalogue.items(rows), parts.sum(axis=0).tolist(), parts.T.tolist(), strict=True), 1
+        Recommendation(item, title, place, score, dict(zip(names, terms, strict=True)), chance)
+        for place, ((item, title), score, terms, chance) in enumerate(
+            zip(catalogue.items(rows), parts.sum(axis=0).tolist(), parts.T.tolist(), propensity.tolist(), strict=True),
+            1,
         )
     )

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from functools import reduce
 from typing import Any
 
 import numpy as np
 
-from edgerec.bundle.catalogue import Catalogue, Flags, Numbers, Tags
-from edgerec.errors import RequestError, UnknownAttribute
+from edgerec.bundle.catalogue import Catalogue, Numbers
+from edgerec.errors import RequestError
 from edgerec.history import History
 from edgerec.records import record
+from edgerec.serving.conditions import Attributes, Filter, column_of, equal, ordered
 from edgerec.types import Bools
+
+Where = Mapping[str, Any] | str | Filter
+"""Conditions on attributes: `{"price_max": 5}`, `"price <= 5 and new"`, or what `filter_of` made of either."""
 
 
 @record
@@ -29,16 +34,14 @@ def eligibility(
     seen: str,
     exclude: Collection[str] = (),
     only: Collection[str] | None = None,
-    where: Mapping[str, Any] | None = None,
+    where: Where | None = None,
+    within: Filter | None = None,
 ) -> Eligibility:
-    """Every rule's mask, joined."""
-    masks: list[tuple[str, Bools]] = [(reason, mask) for reason, mask in _history_masks(history, seen)]
-    if exclude:
-        masks.append(("exclude", _members(catalogue, exclude)))
-    if only is not None:
-        masks.append(("only", ~_members(catalogue, only)))
-    for key, value in (where or {}).items():
-        masks.append((f"where {key}", ~condition(catalogue, key, value)))
+    """Every rule's mask, joined. `where`: the request's conditions; `within`: the scenario's own.
+
+    Raises RequestError or UnknownAttribute.
+    """
+    masks = _masks(catalogue, history, seen, exclude, only, where, within)
     if not masks:
         return Eligibility(None, ())
     blocked = masks[0][1]
@@ -48,19 +51,71 @@ def eligibility(
 
 
 def why_blocked(
-    catalogue: Catalogue, history: History, row: int, *, seen: str, where: Mapping[str, Any] | None = None
+    catalogue: Catalogue,
+    history: History,
+    row: int,
+    *,
+    seen: str,
+    exclude: Collection[str] = (),
+    only: Collection[str] | None = None,
+    where: Where | None = None,
+    within: Filter | None = None,
 ) -> str | None:
     """The first rule that keeps one item out, None if none does."""
-    masks = _history_masks(history, seen)
-    masks += [(f"where {key}", ~condition(catalogue, key, value)) for key, value in (where or {}).items()]
+    masks = _masks(catalogue, history, seen, exclude, only, where, within)
     return next((reason for reason, mask in masks if mask[row]), None)
 
 
-def _history_masks(history: History, seen: str) -> list[tuple[str, Bools]]:
+def _masks(
+    catalogue: Catalogue,
+    history: History,
+    seen: str,
+    exclude: Collection[str],
+    only: Collection[str] | None,
+    where: Where | None,
+    within: Filter | None,
+) -> list[tuple[str, Bools]]:
+    """What each rule keeps out, with its name."""
     masks = [("seen", history.seen)] if seen == "hide" else []
     if history.disliked.any():
         masks.append(("disliked", history.disliked))
-    return masks
+    if exclude:
+        masks.append(("exclude", _members(catalogue, exclude)))
+    if only is not None:
+        masks.append(("only", ~_members(catalogue, only)))
+    filters = [] if where is None else _filters(where)
+    filters += [within] if within else []
+    return masks + [(f"where {one.text}", ~one.mask(catalogue)) for one in filters]
+
+
+def _filters(where: Where) -> list[Filter]:
+    """The conditions one by one, so that each can be named."""
+    if isinstance(where, Filter):
+        return [where]
+    if isinstance(where, str):
+        from edgerec.serving.expressions import compile_filter  # most apps have no use for the parser
+
+        return [compile_filter(where)]
+    if not isinstance(where, Mapping):
+        raise RequestError(f"where = {where!r}", hint='give {"price_max": 5} or "price <= 5"')
+    return [_entry(key, value) for key, value in where.items()]
+
+
+def _entry(key: str, value: Any) -> Filter:
+    if not isinstance(key, str):
+        raise RequestError(f"where names an attribute {key!r}", hint="names are text")
+    return Filter(key, lambda catalogue: condition(catalogue, key, value))
+
+
+def filter_of(*wheres: Where) -> Filter:
+    """All the conditions as one filter, to be kept. Raises RequestError for an expression that cannot be read."""
+    filters = [one for where in wheres for one in _filters(where)]
+    if not filters:
+        raise RequestError("no condition is given", hint='give {"price_max": 5} or "price <= 5"')
+    if len(filters) == 1:
+        return filters[0]
+    text = " and ".join(one.text for one in filters)
+    return Filter(text, lambda catalogue: reduce(np.bitwise_and, [one.mask(catalogue) for one in filters]))
 
 
 def _members(catalogue: Catalogue, items: Collection[str]) -> Bools:
@@ -72,40 +127,19 @@ def _members(catalogue: Catalogue, items: Collection[str]) -> Bools:
     return mask
 
 
-def condition(catalogue: Catalogue, key: str, value: Any) -> Bools:
+def condition(catalogue: Attributes, key: str, value: Any) -> Bools:
     """The items that meet one entry of `where`, bool (n_items,).
 
     `name: value` equality, or membership where value is a list or set · `name_min`, `name_max`: bounds on a
     number, both inclusive. An item without the attribute meets no condition.
     """
-    names = catalogue.attribute_names
     name, bound = key, ""
-    if key not in names and key[-4:] in ("_min", "_max"):
+    if key not in catalogue.attribute_names and key[-4:] in ("_min", "_max"):
         name, bound = key[:-4], key[-3:]
-    column = catalogue.attribute(name)
-    if column is None:
-        raise UnknownAttribute(f"no item has an attribute {name!r}", hint=f"the catalogue has: {', '.join(names)}")
-    if isinstance(column, Numbers):
-        return _number_condition(column, key, bound, value)
-    if bound:
+    column = column_of(catalogue, name)
+    if not bound:
+        wanted = list(value) if isinstance(value, (list, tuple, set, frozenset)) else [value]
+        return equal(column, name, wanted)
+    if not isinstance(column, Numbers):
         raise RequestError(f"{key!r} is a bound, but {name!r} is not a number", hint=f"filter by {name!r} itself")
-    wanted = list(value) if isinstance(value, (list, tuple, set, frozenset)) else [value]
-    if isinstance(column, Flags):
-        if not all(isinstance(one, bool) for one in wanted):
-            raise RequestError(f"{key!r} is a yes-or-no attribute", hint="give True or False")
-        return column.equal(True) & (True in wanted) | column.equal(False) & (False in wanted)
-    if not all(isinstance(one, str) for one in wanted):
-        raise RequestError(f"{key!r} is a text attribute, {value!r} is not text")
-    return column.having(wanted) if isinstance(column, Tags) else column.among(wanted)
-
-
-def _number_condition(column: Numbers, key: str, bound: str, value: Any) -> Bools:
-    wanted = list(value) if isinstance(value, (list, tuple, set, frozenset)) and not bound else [value]
-    if not all(isinstance(one, (int, float)) and not isinstance(one, bool) and one == one for one in wanted):
-        raise RequestError(f"{key!r} needs a number, not {value!r}")
-    if bound == "min":
-        return column.between(low=float(value))
-    if bound == "max":
-        return column.between(high=float(value))
-    mask: Bools = np.isin(column.values, np.array(wanted, np.float64))
-    return mask
+    return ordered(column, name, ">=" if bound == "min" else "<=", value)

@@ -7,15 +7,17 @@ from math import isfinite
 
 import numpy as np
 
-from edgerec import log
-from edgerec.interfaces import FAILURES, CandidateSource, Settings
+from edgerec.interfaces import FAILURES, CandidateSource, Settings, Watch
 from edgerec.records import changed
+from edgerec.score_table import ScoreTable
 from edgerec.serving.blend import cold_start_boost
 from edgerec.serving.sources import Habit, Neighbours, Popular, Taste
-from edgerec.types import MIN_STD, Float32, Float64, Model, Profile, Request, ScoreTable, SourceScores
+from edgerec.types import MIN_STD, Float32, Float64, Model, Profile, Request, SourceScores
 
 CORE = (Taste, Neighbours, Popular, Habit)
 """Sources whose scores are finite where their statistics are, and which know u from u = 0 by the query alone."""
+
+ColdStart = Callable[[Request, Model], Float32 | None]
 
 _FAR = 64.0
 """Squared distance of a source's mean from zero, in standard deviations, from which on it is taken off."""
@@ -24,11 +26,22 @@ _FAR = 64.0
 class Scorer:
     """Runs the sources over a profile. A source that fails scores zero everywhere and is named in the table."""
 
-    def __init__(self, model: Model, sources: Sequence[CandidateSource], popular: Settings) -> None:
-        """`popular`: the popularity prior's constants (`serving.blend.cold_start_boost`)."""
+    def __init__(
+        self,
+        model: Model,
+        sources: Sequence[CandidateSource],
+        popular: Settings,
+        *,
+        watch: Watch,
+        cold_start: ColdStart | None = None,
+    ) -> None:
+        """`popular`: the popularity prior's constants (`serving.blend.cold_start_boost`) · `watch`: is told of what
+        sources do wrong · `cold_start`: what stands in for popularity while the user has done nothing."""
         self.model = model
         self.sources = tuple(sources)
         self.popular = popular
+        self._watch = watch
+        self._cold_start = cold_start
         self.names = tuple(source.name for source in sources)
         self._taste, self._popular = self.names.index("taste"), self.names.index("popular")
         self._foreign = any(not isinstance(source, CORE) for source in sources)
@@ -44,6 +57,10 @@ class Scorer:
             for place, source in enumerate(self.sources)
             if not self._put(lines, place, source, request, base, profile.query)
         ]
+        if self._cold_start is not None and not profile.n_events:
+            scores = self._cold_start(request, self.model)
+            if scores is not None:
+                lines.put(self._popular, SourceScores.dense(scores))
         pending: list[Callable[[], object]] = []
         if personal and "taste" not in failed:
             taste = self.sources[self._taste]
@@ -58,7 +75,11 @@ class Scorer:
         self, lines: Lines, place: int, source: CandidateSource, request: Request, profile: Profile, query: Float32
     ) -> bool:
         """Fills one row; False, and zeros, where the source fails. `query`: taste's."""
+        label = f"source {source.name}"
         try:
+            if not self._watch.usable(label):
+                lines.silence(place)
+                return False
             if isinstance(source, Taste):
                 lines.put(place, source.score_query(self.model, query, lines.scores[place]))
             else:
@@ -67,7 +88,7 @@ class Scorer:
                     raise ValueError("scores are not finite")
                 lines.put(place, scores)
         except FAILURES as error:  # a source must never stop serving
-            log.warning("candidate source %s failed: %s", source.name, type(error).__name__)
+            self._watch.failed(label, error)
             lines.silence(place)
             return False
         return True

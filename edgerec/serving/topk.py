@@ -28,6 +28,9 @@ def top_k(scores: Float32, k: int) -> Int64:
     blocks = scores[: n_blocks * BLOCK].reshape(BLOCK, n_blocks)
     maxima = blocks.max(axis=0)
     bound = _kth_largest(maxima, k)
+    if bound == -np.inf:  # so little may be returned that the bound holds nothing back
+        rows = (scores > bound).nonzero()[0]
+        return _best_of(rows, scores[rows], k)
     if n < SMALL:
         rows = (scores >= bound).nonzero()[0]
     else:

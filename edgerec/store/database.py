@@ -11,7 +11,7 @@ from pathlib import Path
 
 from edgerec.errors import StoreBusy, StoreDamaged, StoreError, StoreTooNew
 
-SCHEMA = 2
+SCHEMA = 3
 """Migrations that this version knows (`store/migrations.py`)."""
 
 

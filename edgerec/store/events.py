@@ -11,8 +11,10 @@ from edgerec.errors import EventConflict
 from edgerec.records import record
 from edgerec.types import Event
 
-_COLUMNS = 'event_id, item, kind, value, at, "group", recommendation_id, context, received, scenario, learned, verdict'
-_INSERT = f"INSERT INTO events ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_COLUMNS = (
+    'event_id, item, kind, value, at, "group", recommendation_id, context, received, scenario, learned, verdict, passed'
+)
+_INSERT = f"INSERT INTO events ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _SELECT = f"SELECT seq, {_COLUMNS} FROM events"
 _FIND = f"{_SELECT} WHERE event_id = ?"
 
@@ -23,7 +25,8 @@ class EventRow:
 
     `scenario`: that of the page which led to the event, None where none is known. `learned` is 0 for an event that
     was not learned from, else the number of the learning step that did; events of one step were tested together.
-    `verdict`: "learned", "refused: …" or "quarantined: …" with the reason, "paused" or "unknown item".
+    `verdict`: "learned", "refused: …" or "quarantined: …" with the reason, "paused" or "unknown item" · `passed`: items
+    of its page that were passed over and count against it, a JSON list, None where there are none.
     """
 
     seq: int
@@ -39,6 +42,7 @@ class EventRow:
     scenario: str | None = None
     learned: int = 0
     verdict: str = ""
+    passed: str | None = None
 
     @property
     def seconds(self) -> float:
@@ -73,10 +77,11 @@ class EventRow:
             self.scenario,
             learned,
             verdict,
+            self.passed,
         )
 
     def values(self) -> tuple[Any, ...]:
-        return (*self.payload(), self.received, self.scenario, self.learned, self.verdict)
+        return (*self.payload(), self.received, self.scenario, self.learned, self.verdict, self.passed)
 
     def payload(self) -> tuple[Any, ...]:
         return (

@@ -85,6 +85,13 @@ def m002_overlay(db: Database) -> None:
     db.execute("PRAGMA user_version = 2")
 
 
+@store()
+def m003_passed(db: Database) -> None:
+    """What an event's page showed and the user passed over."""
+    db["events"].add_column("passed", str)  # type: ignore[union-attr]
+    db.execute("PRAGMA user_version = 3")
+
+
 def migrate(connection: sqlite3.Connection) -> None:
     """Applies what is pending; each step wholly or not at all."""
     store.apply(Database(connection))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from edgerec.records import record
 from edgerec.store.blob import decode_state, encode_state
@@ -54,6 +54,20 @@ class ExposureTable:
             "SELECT scenario FROM exposures WHERE recommendation_id = ? LIMIT 1", (recommendation_id,)
         ).fetchone()
         return row[0] if row else None
+
+    @staticmethod
+    def page(connection: sqlite3.Connection, recommendation_id: str) -> list[tuple[str, int]]:
+        """(item, position from 1) of what a page showed, from the top."""
+        return connection.execute(
+            "SELECT item, position FROM exposures WHERE recommendation_id = ? ORDER BY position", (recommendation_id,)
+        ).fetchall()
+
+    @staticmethod
+    def all(connection: sqlite3.Connection) -> Iterator[tuple[str, str, str, float, int]]:
+        """(recommendation_id, scenario, item, propensity, at) of every exposure, page by page, each from the top."""
+        yield from connection.execute(
+            "SELECT recommendation_id, scenario, item, propensity, at FROM exposures ORDER BY seq"
+        )
 
     @staticmethod
     def count(connection: sqlite3.Connection) -> int:

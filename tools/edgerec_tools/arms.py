@@ -15,15 +15,18 @@ CENTRAL = "central"
 DEFAULT = ("popular", "frozen", "fresh", "foldin", "personalised")
 REFERENCES = ("frozen", "fresh")
 """The arms that every other arm is compared with."""
+STANDARD = "personalised"
+"""The arm that one under another updater is compared with as well."""
 
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One configuration of the runtime under trial."""
+    """One configuration of the runtime under trial. `against`: arms that it is compared with besides `REFERENCES`."""
 
     name: str
     title: str
     config: Config
+    against: tuple[str, ...] = ()
 
     @property
     def learns(self) -> bool:
@@ -61,13 +64,15 @@ def choose(wanted: Iterable[str], cutoff: float, updater: str | None = None) -> 
     """The device arms, and the names within `central.ARMS` of the central ones, each once, in the order given.
 
     `wanted` may hold "all" and "central" beside single names. `updater` adds the arm `personalised` under that
-    updater, named after it. `cutoff`: POSIX seconds. Raises RequestError for an unknown name, or for none.
+    updater, named after it and compared with it. `cutoff`: POSIX seconds. Raises RequestError for an unknown name, or
+    for none.
     """
     names = dict.fromkeys(name for entry in wanted for name in _expanded(entry))
     device = [Arm(name, _ARMS[name][0], _ARMS[name][1](cutoff)) for name in names if name in _ARMS]
     if updater is not None:
         name = updater if updater not in _ARMS else f"personalised+{updater}"
-        device.append(Arm(name, f"personalised by the updater {updater}", Config(updater=updater)))
+        title = f"personalised by the updater {updater}"
+        device.append(Arm(name, title, Config(updater=updater), against=(STANDARD,)))
     if not device and not names:
         raise RequestError("no arm was chosen", hint=f"arms: {', '.join(known())}")
     return tuple(device), tuple(name.partition("/")[2] for name in names if name in CENTRAL_ARMS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -57,8 +57,8 @@ def _arm(arm: ArmResult, simulation: Simulation) -> dict[str, Any]:
     views = {view: _mean(arm.views[view], simulation.seed) for view in VIEWS}
     others = {
         other.name: {view: _against(arm.views[view], other.views[view], simulation.seed) for view in VIEWS}
-        for other in references(simulation)
-        if other.name != arm.name
+        for other in simulation.arms
+        if other.name != arm.name and other.name in (*REFERENCES, *arm.against)
     }
     return {"name": arm.name, "views": views, "vs": others}
 
@@ -66,6 +66,12 @@ def _arm(arm: ArmResult, simulation: Simulation) -> dict[str, Any]:
 def references(simulation: Simulation) -> Iterator[ArmResult]:
     """The arms that the others are compared with, those that ran."""
     return (arm for arm in simulation.arms if arm.name in REFERENCES)
+
+
+def compared(result: dict[str, Any]) -> list[str]:
+    """Names of the arms of a document that others are compared with, `REFERENCES` first."""
+    names = dict.fromkeys(name for arm in result["arms"] for name in arm["vs"])
+    return [*(name for name in REFERENCES if name in names), *(name for name in names if name not in REFERENCES)]
 
 
 def _mean(found: ViewMetrics, seed: int) -> dict[str, Any]:
@@ -124,22 +130,23 @@ def table(result: dict[str, Any]) -> Table:
     out.add_column("arm", no_wrap=True)
     for header in ("R@10", "N@10"):
         out.add_column(header, justify="right")
-    for reference in REFERENCES:
+    columns = list(dict.fromkeys((*REFERENCES, *compared(result))))
+    for reference in columns:
         out.add_column(f"N@10 − {reference}", justify="right")
         out.add_column("worse", justify="right")
     for view in VIEWS:
         out.add_section()
         out.add_row(f"[b]{view}[/b]")
         for arm in result["arms"]:
-            out.add_row(f"  {arm['name']}", *_cells(arm, view))
+            out.add_row(f"  {arm['name']}", *_cells(arm, view, columns))
     return out
 
 
-def _cells(arm: dict[str, Any], view: str) -> Iterator[str]:
+def _cells(arm: dict[str, Any], view: str, columns: Iterable[str]) -> Iterator[str]:
     found = arm["views"][view]
     yield figure(found["recall@10"])
     yield _with_interval(found)
-    for reference in REFERENCES:
+    for reference in columns:
         other = arm["vs"].get(reference, {}).get(view)
         yield _with_interval(other, "+") if other else ""
         yield _percent(other["worse_share"]) if other else ""

@@ -10,9 +10,8 @@ from typing import Any
 
 from edgerec import __version__
 from edgerec_tools import charts
-from edgerec_tools.arms import REFERENCES
 from edgerec_tools.central import VIEWS
-from edgerec_tools.comparison import MIN_BASKETS, figure
+from edgerec_tools.comparison import MIN_BASKETS, compared, figure
 from edgerec_tools.files import write_whole
 from edgerec_tools.simulate import Simulation
 
@@ -131,7 +130,7 @@ def _tables(simulation: Simulation, result: dict[str, Any]) -> str:
 
 
 def _table(simulation: Simulation, result: dict[str, Any], view: str) -> str:
-    shown = [name for name in REFERENCES if any(name in arm["vs"] for arm in result["arms"])]
+    shown = compared(result)
     titles = {arm.name: arm.title for arm in simulation.arms}
     rows = []
     for arm in result["arms"]:

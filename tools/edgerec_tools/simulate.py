@@ -48,11 +48,13 @@ class SimulationError(EdgeRecError):
 
 @dataclass(frozen=True, slots=True)
 class ArmResult:
-    """An arm's metrics of every scored basket, per view; baskets are numbered as in `dataset.since(cutoff)`."""
+    """An arm's metrics of every scored basket, per view; baskets are numbered as in `dataset.since(cutoff)`.
+    `against`: as in `Arm`."""
 
     name: str
     title: str
     views: Mapping[str, ViewMetrics]
+    against: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,7 +319,8 @@ def _one_thread_each() -> Iterator[None]:
 
 
 def _collected(arm: Arm, found: Found) -> ArmResult:
-    return ArmResult(arm.name, arm.title, {view: _measured(found.outcomes[arm.name, view]) for view in RULES})
+    views = {view: _measured(found.outcomes[arm.name, view]) for view in RULES}
+    return ArmResult(arm.name, arm.title, views, arm.against)
 
 
 def _measured(outcomes: list[Outcome]) -> ViewMetrics:

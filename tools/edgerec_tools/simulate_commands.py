@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 @click.option("--bundle", required=True, type=click.Path(path_type=Path), help="The bundle that every device runs.")
 @click.option("--data", "data_name", default="retail", show_default=True, help="A data set's name, or a file.")
 @click.option("--arms", metavar="A,B,…", help="Arms to compare; `central` adds the dense ones, `all` is everything.")
-@click.option("--updater", metavar="NAME", help="Adds the personalised arm under another updater.")
+@click.option(
+    "--updater",
+    metavar="NAME",
+    help="Adds the personalised arm under another updater, compared with the personalised one.",
+)
 @click.option("--devices", type=click.IntRange(min=1), help="A random sample of so many users.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes.  [default: one per core]")
 @click.option("--cutoff", metavar="TIME", help="Where the replay begins, ISO 8601, UTC by default.")

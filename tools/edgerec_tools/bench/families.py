@@ -55,6 +55,12 @@ def _serving(scale: Scale, bundles: dict[int, Path]) -> Iterator[Row]:
     return serving.rows({n: bundles[n] for n in scale.serving_sizes}, scale.serving_rounds)
 
 
+def _isolation(scale: Scale, bundles: dict[int, Path]) -> Iterator[Row]:
+    from edgerec_tools.bench import isolation
+
+    return isolation.rows({n: bundles[n] for n in scale.serving_sizes[:1]}, scale.serving_rounds)
+
+
 def _recording(scale: Scale, bundles: dict[int, Path]) -> Iterator[Row]:
     from edgerec_tools.bench import recording
 
@@ -82,6 +88,7 @@ def _memory(scale: Scale, bundles: dict[int, Path]) -> Iterator[Row]:
 FAMILIES: dict[str, Callable[[Scale, dict[int, Path]], Iterator[Row]]] = {
     "topk": _topk,
     "serving": _serving,
+    "isolation": _isolation,
     "recording": _recording,
     "sgd": _sgd,
     "startup": _startup,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,8 +26,15 @@ def history_events(n_items: int, seed: int, count: int = HISTORY) -> list[edgere
 
 
 @contextmanager
-def opened(bundle: Path | edgerec.Bundle, data_dir: Path, n_items: int, seed: int = 0) -> Iterator[edgerec.Recommender]:
+def opened(
+    bundle: Path | edgerec.Bundle,
+    data_dir: Path,
+    n_items: int,
+    seed: int = 0,
+    *,
+    plugins: Sequence[object] | None = (UPDATER,),
+) -> Iterator[edgerec.Recommender]:
     """A recommender of a user with HISTORY events; time stands still at the end of them."""
-    with edgerec.open(bundle, data_dir, plugins=[UPDATER], clock=lambda: _NOW, seed=seed) as rec:
+    with edgerec.open(bundle, data_dir, plugins=plugins, clock=lambda: _NOW, seed=seed) as rec:
         rec.record_many(history_events(n_items, seed))
         yield rec

@@ -1,0 +1,167 @@
+"""Calls of the hooks that review, observe and wrap: one implementation after the other, none of them trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from typing import Any, cast
+
+import numpy as np
+import pluggy
+
+from edgerec.errors import PluginError
+from edgerec.interfaces import FAILURES, Settings
+from edgerec.isolation import Isolation
+from edgerec.records import record
+from edgerec.types import BundleReview, Float32, LearningBatch, Model, Page, PageRequest, Request, State
+
+REVIEWS = ("edgerec_review_update", "edgerec_review_bundle")
+OBSERVERS = ("edgerec_event_recorded", "edgerec_update_decided", "edgerec_bundle_changed")
+ANSWERS = ("edgerec_recommend", "edgerec_cold_start")
+CALLED = (*REVIEWS, *OBSERVERS, *ANSWERS)
+
+
+@record
+class _Implementation:
+    name: str
+    function: Callable[..., Any]
+    arguments: tuple[str, ...]
+    settings: Settings
+    run: Callable[..., Any] | None
+
+    def call(self, values: Mapping[str, Any]) -> Any:
+        """Passes on what the implementation asks for."""
+        chosen = {name: self.settings if name == "settings" else values[name] for name in self.arguments}
+        return self.step(lambda: self.function(**chosen))
+
+    def step(self, function: Callable[[], Any]) -> Any:
+        return function() if self.run is None else self.run(function)
+
+
+class Hooks:
+    """The implementations of one recommender's plugins, in pluggy's order."""
+
+    def __init__(
+        self,
+        manager: pluggy.PluginManager,
+        isolation: Isolation,
+        outsiders: set[str],
+        settings_of: Mapping[str, Settings],
+    ) -> None:
+        """`outsiders`: plugins that do not come with edgerec · `settings_of`: constants by plugin."""
+        self._watch = isolation
+        self._found: dict[str, list[_Implementation]] = {}
+        for hook in CALLED:
+            # pluggy keeps them in reverse: the last one is called first
+            for one in reversed(getattr(manager.hook, hook).get_hookimpls()):
+                if hook == "edgerec_recommend" and not one.wrapper:
+                    continue
+                plugin = str(one.plugin_name)
+                name = f"{plugin} {hook}"
+                run = isolation.runner(name, outsider=plugin in outsiders)
+                settings = settings_of.get(plugin, {})
+                made = _Implementation(name, one.function, tuple(one.argnames), settings, run)
+                self._found.setdefault(hook, []).append(made)
+
+    def asked(self, hook: str) -> bool:
+        """Whether anybody implements the hook."""
+        return hook in self._found
+
+    def _usable(self, hook: str) -> list[_Implementation]:
+        return [one for one in self._found.get(hook, ()) if self._watch.usable(one.name)]
+
+    def review_update(self, updater: str, before: State, after: State, batch: LearningBatch) -> str | None:
+        """The first veto of a learning step, None where there is none."""
+        return self._vetoed(
+            "edgerec_review_update", {"updater": updater, "before": before, "after": after, "batch": batch}
+        )
+
+    def review_bundle(self, review: BundleReview) -> str | None:
+        """The first veto of a bundle, None where there is none."""
+        return self._vetoed("edgerec_review_bundle", {"review": review})
+
+    def _vetoed(self, hook: str, values: Mapping[str, Any]) -> str | None:
+        for one in self._usable(hook):
+            try:
+                reason = one.call(values)
+                if reason is not None and not isinstance(reason, str):
+                    raise TypeError(f"{hook} must return text or None, not {type(reason).__name__}")
+            except FAILURES as error:
+                self._watch.failed(one.name, error)
+                reason = f"it failed: {type(error).__name__}"
+            if reason is not None:
+                return f"{one.name.partition(' ')[0]}: {reason}"
+        return None
+
+    def observe(self, hook: str, **values: Any) -> None:
+        """Tells everybody who wants to know."""
+        for one in self._usable(hook):
+            try:
+                one.call(values)
+            except FAILURES as error:
+                self._watch.failed(one.name, error)
+
+    def cold_start(self, request: Request, model: Model) -> Float32 | None:
+        """Scores for a user who has done nothing, float32 (n_items,); None where nobody has any."""
+        for one in self._usable("edgerec_cold_start"):
+            try:
+                scores = one.call({"request": request, "model": model})
+                if scores is None:
+                    continue
+                scores = np.asarray(scores, np.float32)
+                if scores.shape != (model.n_items,) or not np.isfinite(scores).all():
+                    raise ValueError(f"scores {scores.shape} instead of ({model.n_items},), or not finite")
+                return cast(Float32, scores)
+            except FAILURES as error:
+                self._watch.failed(one.name, error)
+        return None
+
+    def recommend(self, request: PageRequest, make: Callable[[], Page]) -> Page:
+        """The page, inside every wrapper. A wrapper that fails is left out, and used no more."""
+        open_: list[tuple[_Implementation, Generator[None, Page, Page]]] = []
+        for one in self._usable("edgerec_recommend"):
+            try:
+                wrapper = one.call({"request": request})
+                one.step(lambda wrapper=wrapper: next(wrapper))  # type: ignore[misc]
+                open_.append((one, wrapper))
+            except (*FAILURES, StopIteration) as error:
+                self._dropped(one, error)
+        try:
+            page = make()
+        except BaseException:
+            for one, wrapper in reversed(open_):
+                self._closed(one, wrapper)
+            raise
+        for one, wrapper in reversed(open_):
+            page = self._resumed(one, wrapper, page)
+        return page
+
+    def _resumed(self, one: _Implementation, wrapper: Generator[None, Page, Page], page: Page) -> Page:
+        """What the wrapper makes of a page; the page itself where it fails."""
+        try:
+            changed = one.step(lambda: _sent(wrapper, page))
+            if not isinstance(changed, Page):
+                raise TypeError(f"edgerec_recommend must return a Page, not {type(changed).__name__}")
+            return changed
+        except FAILURES as error:
+            self._dropped(one, error)
+            return page
+
+    def _closed(self, one: _Implementation, wrapper: Generator[None, Page, Page]) -> None:
+        try:
+            one.step(wrapper.close)
+        except FAILURES as error:
+            self._dropped(one, error)
+
+    def _dropped(self, one: _Implementation, error: BaseException) -> None:
+        self._watch.failed(one.name, error)
+        self._watch.disabled.add(one.name)
+
+
+def _sent(wrapper: Generator[None, Page, Page], page: Page) -> Page:
+    try:
+        wrapper.send(page)
+    except StopIteration as end:
+        result: Page = end.value
+        return result
+    wrapper.close()
+    raise PluginError("a wrapper must yield once")

@@ -1,0 +1,96 @@
+"""`edgerec plugins new` and `edgerec plugins check`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgerec.errors import PluginError
+
+SECONDS = 60.0
+"""The longest a check may take."""
+
+
+@click.command("new")
+@click.argument("name")
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="DIR", help="Where it is written.  [default: a folder NAME]"
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def new_command(name: str, out: Path | None, as_json: bool) -> None:
+    """Writes a package with an updater NAME: it can be installed, passes its checks, and learns."""
+    from edgerec.plugin_new import new_plugin
+
+    folder = new_plugin(name, out)
+    if as_json:
+        files = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+        click.echo(json.dumps({"plugin": name, "folder": str(folder), "files": files}, indent=1))
+        return
+    click.echo(f'{folder}\nnext: cd {folder} && pip install -e ".[test]" && pytest && edgerec plugins check {name}')
+
+
+@click.command("check")
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def check_command(name: str, as_json: bool) -> None:
+    """Runs the checks of all that the installed plugin NAME brings."""
+    results = list(_checked(name))
+    failed = sum(not one["ok"] for one in results)
+    if as_json:
+        found = {"plugin": name, "checks": len(results), "failed": failed, "results": results}
+        click.echo(json.dumps(found, ensure_ascii=False, indent=1))
+    else:
+        click.echo(_table(results) or f"{name} brings nothing that can be checked")
+    if failed:
+        names = dict.fromkeys(one["check"] for one in results if not one["ok"])
+        raise PluginError(f"{name} fails {failed} of {len(results)} checks", hint=f"look at {', '.join(names)}")
+
+
+def _checked(name: str) -> Iterator[dict[str, Any]]:
+    """A result per check of each implementation; a source is given the state of the updater of its name."""
+    from edgerec.checks import run_checks
+
+    found = dict(_brought(name))
+    for (kind, each), factory in found.items():
+        updater = found.get(("updater", each)) if kind == "source" else None
+        made = None if updater is None else _maker(updater)
+        click.echo(f"checking {kind} {each}", err=True)
+        for result in run_checks(kind, factory, updater=made, seconds=SECONDS):
+            yield {"kind": kind, "name": each, "check": result.check, "ok": result.ok, "reason": result.reason}
+
+
+def _maker(factory: Any) -> Any:
+    return lambda: factory({})
+
+
+def _brought(name: str) -> Iterator[tuple[tuple[str, str], Any]]:
+    """(kind, name) and factory of all that the plugin registers. Raises PluginError where it cannot say."""
+    from edgerec.checks.subjects import KINDS
+    from edgerec.plugins import Plugins
+
+    plugins = Plugins([name])
+    try:
+        if why := plugins.broken:
+            raise PluginError(f"plugin {name!r} is broken: {'; '.join(why.values())}")
+        for kind, of in KINDS.items():
+            for implementation in getattr(plugins.manager.hook, of.hook).get_hookimpls():
+                for each, factory in implementation.function().items():
+                    yield (kind, str(each)), factory
+    finally:
+        plugins.close()
+
+
+def _table(results: list[dict[str, Any]]) -> str:
+    """A block per implementation: its failures with their reasons, and how many checks it passed."""
+    lines: list[str] = []
+    for kind, name in dict.fromkeys((one["kind"], one["name"]) for one in results):
+        mine = [one for one in results if (one["kind"], one["name"]) == (kind, name)]
+        width = max(len(one["check"]) for one in mine)
+        lines.append(f"{kind} {name}: {sum(one['ok'] for one in mine)} of {len(mine)} checks passed")
+        told = [f"{'ok' if one['ok'] else 'FAIL':<4}  {one['check']:<{width}}  {one['reason']}" for one in mine]
+        lines += [f"  {line}".rstrip() for line in told]
+    return "\n".join(lines)
