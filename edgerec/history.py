@@ -86,7 +86,7 @@ class History:
             if spec.consumes and not seen[row]:
                 seen = seen.copy() if seen is self.seen else seen
                 seen[row] = True
-            if spec.weight < 0 and not disliked[row]:
+            if spec.dislikes and not disliked[row]:
                 disliked = disliked.copy()
                 disliked[row] = True
             elif spec.weight > 0 and spec.consumes and disliked[row]:

@@ -1,6 +1,6 @@
 """The recommender an app holds: the whole story on one page.
 
-serving   request ─► snapshot of the profile ─► sources ─► blend ─► rules ─► Page
+serving   request ─► snapshot of the profile ─► sources ─► blend ─► rules ─► rerankers ─► Page
 learning  event ─► progressive validation ─► updater ─► guard ─► event and state stored in one transaction
 """
 

@@ -103,14 +103,16 @@ def test_a_row_says_whether_its_target_is_met(row: Row, ratio: float | None, met
 
 def test_recommending_and_recording_are_measured_on_real_recommenders(bundle: Path) -> None:
     served = {row.name: row for row in serving.rows({N_ITEMS: bundle}, 3)}
-    assert set(served) == {
+    added = {f"what {name} of where adds to a page of {N_ITEMS:,}" for name in ("a pair", "an expression")}
+    assert set(served) - added == {
         f"recommend(10) of {N_ITEMS:,}, {state}, {what}"
         for state in ("nothing new", "after an event")
         for what in ("p50", "p99")
     }
     recorded = list(recording.rows({N_ITEMS: bundle}, users=2, rounds=3))
     assert [row.target for row in recorded] == [recording.MOST, None]
-    assert all(row.ours > 0 and row.peer for row in [*served.values(), *recorded])
+    compared = [row for name, row in served.items() if name not in added] + recorded
+    assert all(row.ours > 0 and row.peer for row in compared)
 
 
 def test_the_command_gives_one_document_and_writes_the_file(tmp_path: Path) -> None:

@@ -198,7 +198,7 @@ class PageHost:
             self.history = sorted([*self.history, event], key=lambda e: e.at)
         if kind["consumes"]:
             self.seen.add(event.row)
-        if kind["weight"] < 0:
+        if kind.get("hides", kind["weight"] < 0):
             self.disliked.add(event.row)
         elif kind["consumes"] and kind["weight"] > 0:
             self.disliked.discard(event.row)

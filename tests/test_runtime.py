@@ -50,6 +50,24 @@ def test_parts_add_up_to_the_score(rec: edgerec.Recommender) -> None:
             assert (why.rank, why.filtered) == (r.rank, None)
 
 
+def test_explanations_of_a_thousand_pairs_add_up(opener: Opener, tmp_path: Path) -> None:
+    """Against pages with everything on them, in a scenario whose rules add to the score."""
+    rules = {"based_on": "reorder", "boosts": [{"where": "price <= 30", "by": 0.7}]}
+    rng = np.random.default_rng(0)
+    pairs = 0
+    for user in range(20):
+        rec = opener(data_dir=tmp_path / str(user), config={"scenarios": {"boosted": rules}})
+        rec.record_many(edgerec.Event(f"i{item}", PURCHASE) for item in rng.integers(0, 60, rng.integers(1, 12)))
+        served = {r.item: r for r in rec.recommend(60, scenario="boosted")}
+        for item in rng.choice(sorted(served), 50, replace=False):
+            why = rec.explain(str(item), scenario="boosted")
+            assert sum(why.parts.values()) == pytest.approx(served[item].score, abs=1e-5)
+            assert (why.rank, dict(why.parts)) == (served[item].rank, pytest.approx(dict(served[item].parts), abs=1e-5))
+            pairs += 1
+        rec.close()
+    assert pairs == 1000
+
+
 def test_serving_is_deterministic(rec: edgerec.Recommender) -> None:
     rec.record("i9")
     first, second = rec.recommend(20), rec.recommend(20)

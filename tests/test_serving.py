@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bundles import tiny_bundle
+from bundles import LENGTH, tiny_bundle
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -265,6 +265,20 @@ def test_disliked_items_are_never_served(tmp_path: Path) -> None:
         for scenario in ("default", "reorder"):
             assert worst not in [r.item for r in rec.recommend(60, scenario=scenario)]
         assert rec.explain(worst).filtered == "disliked"
+
+
+def test_a_skipped_item_counts_against_its_like_but_may_be_served(tmp_path: Path) -> None:
+    kinds = {"click": {"weight": 1.0}, "skip": {"weight": -0.3, "hides": False}, "impression": {"weight": 0.0}}
+    path = tiny_bundle(tmp_path / "b.edgerec", event_kinds=kinds, history={"length": LENGTH, "kinds": ["click"]})
+    with edgerec.open(path, tmp_path / "s", plugins=["edgerec_plugins.sgd"]) as rec:
+        item = rec.recommend(1)[0].item
+        rec.record(item, "impression")
+        assert not rec._device.snapshot().learned.updater["u"].any(), "what was merely shown teaches nothing"
+        assert rec.record(item, "skip").learned
+        u = rec._device.snapshot().learned.updater["u"]
+        vectors = rec._device.snapshot().engine.bundle.model.vectors
+        assert u @ vectors[int(item[1:])] < 0
+        assert item in [r.item for r in rec.recommend(60)]
 
 
 @pytest.mark.parametrize("times", [(3, 1, 2), (1, 2, 3), (3, 2, 1, 0), (2, 2, 1, 2)])

@@ -21,10 +21,22 @@ MAX_DIM = 4096
 
 @record
 class EventKind:
-    """`weight` scales learning (negative: speaks against the item); `consumes`: the item counts as seen."""
+    """`weight` scales learning (negative: speaks against the item); `consumes`: the item counts as seen; `hides`: it is
+    not served any more, None where that is so if the weight is negative."""
 
     weight: float
     consumes: bool = False
+    hides: bool | None = None
+
+    @property
+    def dislikes(self) -> bool:
+        """Whether the item is hidden from then on."""
+        return self.weight < 0 if self.hides is None else self.hides
+
+    def values(self) -> dict[str, Any]:
+        """As in the manifest."""
+        said = {"weight": self.weight, "consumes": self.consumes}
+        return said if self.hides is None else {**said, "hides": self.hides}
 
 
 @record
@@ -151,7 +163,7 @@ def parse(text: str) -> Manifest:
     if (version := top.whole("format", 1, 1 << 31)) > FORMAT:
         raise BundleUnsupported(f"bundle format {version} is newer than this runtime's {FORMAT}", hint="update edgerec")
     kinds = {
-        name: EventKind(part.number("weight"), part.take("consumes", bool, False))
+        name: EventKind(part.number("weight"), part.take("consumes", bool, False), part.take("hides", bool, None))
         for name, part in top.sections("event_kinds").items()
     }
     history = top.section("history")
@@ -214,13 +226,13 @@ def dump(manifest: Manifest) -> str:
     data = {
         "format": FORMAT,
         **{key: getattr(manifest, key) for key in ("name", "version", "created", "min_runtime", "dim", "n_items")},
-        "event_kinds": {n: {"weight": k.weight, "consumes": k.consumes} for n, k in manifest.event_kinds.items()},
+        "event_kinds": {name: kind.values() for name, kind in manifest.event_kinds.items()},
         "history": {"length": manifest.history_length, "kinds": list(manifest.history_kinds)},
         "scenarios": {n: {"seen": s.seen, "weights": dict(s.weights)} for n, s in manifest.scenarios.items()},
         "encoder_inputs": list(manifest.encoder_inputs),
         **{key: getattr(manifest, key) for key in ("sources", "blend", "guard", "updater", "updaters")},
-        **{key: getattr(manifest, key) for key in ("n_negatives", "n_replayed", "n_exposed", "learn_history", "retrieval")},
-        **{key: getattr(manifest, key) for key in ("federated", "metrics", "content", "filters")},
+        **{key: getattr(manifest, key) for key in ("n_negatives", "n_replayed", "n_exposed", "learn_history")},
+        **{key: getattr(manifest, key) for key in ("retrieval", "federated", "metrics", "content", "filters")},
         "files": {n: {"sha256": f.sha256, "size": f.size} for n, f in sorted(manifest.files.items())},
     }
     return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"

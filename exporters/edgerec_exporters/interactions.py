@@ -17,8 +17,15 @@ KNOWN_KINDS: Mapping[str, EventKind] = {
     "rating": EventKind(1.0, consumes=True),
     "click": EventKind(0.3),
     "dislike": EventKind(-1.0),
+    "like": EventKind(0.7),
+    "dwell": EventKind(0.3),
+    "view": EventKind(0.1),
+    "skip": EventKind(-0.3, hides=False),
+    "impression": EventKind(0.0),
 }
-"""A bundle understands these beside the kinds of its data: apps see clicks where a shop's files hold purchases."""
+"""A bundle understands these beside the kinds of its data: apps see clicks where a shop's files hold purchases. A skipped
+item counts against its like, but is not hidden; an impression, which pages log by themselves, teaches nothing.
+"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -107,7 +107,7 @@ def _pack(trained: Trained) -> dict[str, NDArray[Any]]:
         "titles": list(trained.titles),
         "attributes": [dict(known) for known in trained.attributes],
         "history_kinds": list(trained.history_kinds),
-        "event_kinds": {name: [kind.weight, kind.consumes] for name, kind in trained.event_kinds.items()},
+        "event_kinds": {name: [kind.weight, kind.consumes, kind.hides] for name, kind in trained.event_kinds.items()},
         "scenarios": {name: [scenario.seen, dict(scenario.weights)] for name, scenario in trained.scenarios.items()},
     }
     arrays: dict[str, NDArray[Any]] = {name: getattr(trained, name) for name in _ARRAYS}

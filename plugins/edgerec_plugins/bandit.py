@@ -1,4 +1,4 @@
-"""Updater and candidate source `bandit`: LinUCB with one linear model per user (Li et al. 2010, algorithm 1, joint arms).
+"""Updater and candidate source `bandit`: LinUCB, one linear model per user shared by all items (Li et al. 2010).
 
 An item is described by k numbers, x = B (v - m): the first k principal directions of the item vectors, each divided by
 its standard deviation, so that they tell items apart by their broadest common traits. They are found when a user's
@@ -6,8 +6,8 @@ state begins, and kept in it. With A = ridge · I and b = 0 at first, each event
 
     A ← A + |w| x xᵀ        b ← b + w x
 
-and the source scores an item θ·x + alpha √(xᵀ A⁻¹ x) with θ = A⁻¹ b: what it should be worth, and how little is known of
-such items. Events for an item say 1 and events against it -1; as x has mean 0 over the catalogue, items of which
+and the source scores an item θ·x + alpha √(xᵀ A⁻¹ x) with θ = A⁻¹ b: what it should be worth, and how little is known
+of such items. Events for an item say 1 and events against it -1; as x has mean 0 over the catalogue, items of which
 nothing is known stand at 0. Until the first event the source is silent.
 
 The updater works beside the one that owns the user vector: give the source `bandit` a weight in the blend, and the
@@ -56,11 +56,11 @@ class BanditUpdater:
         known = (batch.rows >= 0) & np.isfinite(batch.weight) & (batch.weight != 0)
         if not known.any():
             return state
-        x = described(np.asarray(batch.model.vectors)[batch.rows[known]], state).astype(np.float64)
         a, b = state["A"].copy(), state["b"].copy()
-        for one, weight in zip(x, batch.weight[known].astype(np.float64).tolist(), strict=True):
-            a += abs(weight) * np.outer(one, one)
-            b += weight * one
+        for row, weight in zip(batch.rows[known].tolist(), batch.weight[known].tolist(), strict=True):
+            x = described(batch.model.vectors[row], state).astype(np.float64)
+            a += abs(weight) * np.outer(x, x)
+            b += weight * x
         return {**state, "A": a, "b": b}
 
     def user_vector(self, state: State) -> Float32 | None:

@@ -91,7 +91,70 @@ BLOCK = 65536
 LOSSES: Mapping[str, Loss] = {"softmax": softmax, "bpr": bpr, "logistic": logistic, "squared": squared}
 
 
-class Sgd:
+class Objective:
+    """What a batch is to teach, whatever steps are taken on it: a loss, and the examples that it is summed over."""
+
+    def __init__(self, take: SettingsReader) -> None:
+        """Takes the settings `loss`, `replay`, `temperature`, `epochs`, `centre` and `scale`; raises ConfigError."""
+        self.loss = LOSSES[take.choice("loss", "softmax", LOSSES)]
+        self.replay = take.number("replay", 0.5, 0, 1e3)
+        self.temperature = take.number("temperature", 1.0, 1e-6, 1e6)
+        self.epochs = take.whole("epochs", 1, 1, 100)
+        self.centre = take.number("centre", 0.0, -1e9, 1e9)
+        self.scale = take.number("scale", 1.0, 1e-9, 1e9)
+        self._reach: tuple[weakref.ref[Float32], float] | None = None
+
+    def gradient(self, u: Float32, example: Example) -> Float32 | None:
+        """|weight| ∂loss/∂u, float32 (dim,); None where it is not finite."""
+        weight, vectors, scores, _ = example
+        known = (vectors[:-1].dot(u) + scores[:-1]).tolist()
+        slope = (self.loss if weight > 0 else against)(known, abs(weight))
+        return np.array(slope, np.float32).dot(vectors[:-1]) if isfinite(sum(slope)) else None
+
+    def examples(self, batch: LearningBatch) -> list[Example]:
+        """What steps are taken on, in order: known items with a weight; then what is replayed."""
+        past, n, model = batch.replayed, len(batch.rows), batch.model
+        weights, query, drawn = batch.weight.tolist(), batch.query, batch.negatives
+        again = len(past.rows) if n and self.replay else 0
+        candidates = np.zeros((n + again, drawn.shape[1] + 2), np.intp)
+        candidates[:n, 0], candidates[:n, 1:-1] = batch.rows, drawn
+        if again:
+            candidates[n:, 0] = past.rows
+            candidates[n:, 1:-1] = drawn if n == 1 else drawn.take(np.arange(again) % n, axis=0)
+            weights += [weight * self.replay for weight in past.weight.tolist()]
+            query = np.concatenate((query, past.query))
+        vectors: Float32 = np.asarray(model.vectors).take(candidates, axis=0)
+        scores = _dots(vectors, query[:, None])
+        scores += np.asarray(model.bias).take(candidates)
+        if self.temperature != 1:
+            vectors /= self.temperature
+            scores /= self.temperature
+        scores[:, -1] = 0
+        if self.loss is squared:
+            scores[:n, 0] -= np.where(batch.weight > 0, (batch.value - self.centre) / self.scale, 0)
+            scores[n:, 0] = nan  # what is replayed has no value
+        reach = self._longest(model) / self.temperature
+        examples: list[Example] = []
+        for k, (weight, (row, *negatives, _)) in enumerate(zip(weights, candidates.tolist(), strict=True)):
+            if k == n:
+                examples *= self.epochs
+            if row in negatives:
+                scores[k, 1:-1][candidates[k, 1:-1] == row] = -inf
+            if row >= 0 and weight:
+                examples.append(Example(weight, vectors[k], scores[k], reach))
+        return examples if again else examples * self.epochs
+
+    def _longest(self, model: Model) -> float:
+        """The length of the longest item vector; kept while the same vectors are in use."""
+        known = self._reach
+        if known is None or known[0]() is not model.vectors:
+            blocks = (model.vectors[start : start + BLOCK] for start in range(0, model.n_items, BLOCK))
+            longest = sqrt(max(float(_dots(block, block).max()) for block in blocks))
+            self._reach = known = weakref.ref(model.vectors), longest
+        return known[1]
+
+
+class Sgd(Objective):
     """Updater `sgd`. State: `u` float32 (dim,); `steps` int64 (), the steps taken so far."""
 
     name = "sgd"
@@ -101,19 +164,13 @@ class Sgd:
     def __init__(self, settings: Settings) -> None:
         """Raises ConfigError where a setting is unknown or out of range."""
         take = SettingsReader("sgd", settings)
-        self.loss = LOSSES[take.choice("loss", "softmax", LOSSES)]
+        super().__init__(take)
         self.rate = take.number("rate", 0.1, 0, 1e3, above_low=True)
         self.decay = take.number("decay", 0.0, 0, 1e3)
         self.pull = take.number("pull", 0.01, 0, 1e3)
         self.max_norm = take.number("max_norm", 10.0, 0, 1e6, above_low=True)
         self.max_step = take.number("max_step", 1.0, 0, 1e6, above_low=True)
-        self.replay = take.number("replay", 0.5, 0, 1e3)
-        self.temperature = take.number("temperature", 1.0, 1e-6, 1e6)
-        self.epochs = take.whole("epochs", 1, 1, 100)
-        self.centre = take.number("centre", 0.0, -1e9, 1e9)
-        self.scale = take.number("scale", 1.0, 1e-9, 1e9)
         take.done()
-        self._reach: tuple[weakref.ref[Float32], float] | None = None
 
     def initial(self, model: Model) -> State:
         return {"u": np.zeros(model.dim, np.float32), "steps": np.zeros((), np.int64)}
@@ -165,48 +222,6 @@ class Sgd:
 
     def migrate(self, state: State, old_schema: int) -> State:
         raise PluginError(f"sgd cannot read a state of schema {old_schema}")
-
-    def examples(self, batch: LearningBatch) -> list[Example]:
-        """What steps are taken on, in order: known items with a weight; then what is replayed."""
-        past, n, model = batch.replayed, len(batch.rows), batch.model
-        weights, query, drawn = batch.weight.tolist(), batch.query, batch.negatives
-        again = len(past.rows) if n and self.replay else 0
-        candidates = np.zeros((n + again, drawn.shape[1] + 2), np.intp)
-        candidates[:n, 0], candidates[:n, 1:-1] = batch.rows, drawn
-        if again:
-            candidates[n:, 0] = past.rows
-            candidates[n:, 1:-1] = drawn if n == 1 else drawn.take(np.arange(again) % n, axis=0)
-            weights += [weight * self.replay for weight in past.weight.tolist()]
-            query = np.concatenate((query, past.query))
-        vectors: Float32 = np.asarray(model.vectors).take(candidates, axis=0)
-        scores = _dots(vectors, query[:, None])
-        scores += np.asarray(model.bias).take(candidates)
-        if self.temperature != 1:
-            vectors /= self.temperature
-            scores /= self.temperature
-        scores[:, -1] = 0
-        if self.loss is squared:
-            scores[:n, 0] -= np.where(batch.weight > 0, (batch.value - self.centre) / self.scale, 0)
-            scores[n:, 0] = nan  # what is replayed has no value
-        reach = self._longest(model) / self.temperature
-        examples: list[Example] = []
-        for k, (weight, (row, *negatives, _)) in enumerate(zip(weights, candidates.tolist(), strict=True)):
-            if k == n:
-                examples *= self.epochs
-            if row in negatives:
-                scores[k, 1:-1][candidates[k, 1:-1] == row] = -inf
-            if row >= 0 and weight:
-                examples.append(Example(weight, vectors[k], scores[k], reach))
-        return examples if again else examples * self.epochs
-
-    def _longest(self, model: Model) -> float:
-        """The length of the longest item vector; kept while the same vectors are in use."""
-        known = self._reach
-        if known is None or known[0]() is not model.vectors:
-            blocks = (model.vectors[start : start + BLOCK] for start in range(0, model.n_items, BLOCK))
-            longest = sqrt(max(float(_dots(block, block).max()) for block in blocks))
-            self._reach = known = weakref.ref(model.vectors), longest
-        return known[1]
 
 
 def _dots(left: Float32, right: Float32) -> Float32:
