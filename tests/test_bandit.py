@@ -9,14 +9,19 @@ import numpy as np
 import pluggy
 import pytest
 from batches import DIM, make_batch, make_model, make_replayed, one_of
+from conftest import Opener
 from slates import REQUEST, model_of, profile_of
 
 from edgerec import hookspecs
+from edgerec.checks import conformance
 from edgerec.errors import ConfigError, PluginError
 from edgerec.interfaces import CandidateSource, Updater
 from edgerec.types import Float32, Model, State
 from edgerec_plugins import bandit
 from edgerec_plugins.bandit import BanditSource, BanditUpdater, described, principal
+
+TestUpdater = conformance(BanditUpdater)
+TestSource = conformance(BanditSource)
 
 
 def scored(state: State, model: Model, **settings: Any) -> Float32:
@@ -155,3 +160,19 @@ def test_it_registers_itself_and_fulfils_the_contracts() -> None:
     assert updater.user_vector(updater.initial(make_model())) is None
     with pytest.raises(PluginError):
         updater.migrate({}, 0)
+
+
+def test_in_the_runtime_it_learns_beside_the_updater_and_survives_the_process(opener: Opener) -> None:
+    options: dict[str, Any] = {
+        "plugins": ["edgerec_plugins.sgd", "edgerec_plugins.bandit"],
+        "config": {"blend": {"weights": {"taste": 1.0, "bandit": 1.0}}, "sources": {"popular": {"boost": 0.0}}},
+    }
+    rec = opener(**options)
+    for item in ("i3", "i9", "i3"):
+        rec.record(item, "click")
+    page = rec.recommend(5)
+    assert not page.degraded
+    assert any(one.parts["bandit"] for one in page)
+    rec.close()
+    again = opener(**options).recommend(5)
+    assert [(one.item, one.parts) for one in again] == [(one.item, one.parts) for one in page]

@@ -11,11 +11,14 @@ from conftest import Opener
 from slates import REQUEST, model_of, profile_of, random_model
 
 from edgerec import hookspecs
+from edgerec.checks import conformance
 from edgerec.errors import ConfigError
 from edgerec.interfaces import CandidateSource
 from edgerec.types import Float32, Model, Profile
 from edgerec_plugins import recency
 from edgerec_plugins.recency import Recency
+
+TestRecency = conformance(Recency)
 
 
 def scored(profile: Profile, model: Model, **settings: Any) -> Float32:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,13 +19,21 @@ HOLD_OUT = ("period", "last")
 @dataclass(frozen=True, slots=True, eq=False)
 class HoldOut:
     """`rest`: what the trial may learn from, up to `until` (POSIX seconds) · `judged` int64: numbers of the baskets
-    of `baskets`, all the data's, that it is asked for, each from its user's earlier ones · `told`: for the metrics."""
+    of `baskets`, all the data's, that it is asked for, each from its user's earlier ones · `told`: for the metrics ·
+    `cold` int64: rows of users of whom the trial sees nothing."""
 
     rest: Interactions
     until: float
     baskets: Baskets
     judged: Rows
     told: dict[str, Any]
+    cold: Rows = field(default_factory=lambda: np.empty(0, np.int64))
+
+    def without(self, users: Rows) -> HoldOut:
+        """The same, with these users held out altogether."""
+        groups = self.baskets.group[np.isin(self.baskets.user, users)]
+        judged = self.judged[~np.isin(self.baskets.user[self.judged], users)]
+        return replace(self, rest=self.rest.without(groups), judged=judged, cold=users)
 
 
 def hold_out_period(data: Interactions, since: float) -> HoldOut:

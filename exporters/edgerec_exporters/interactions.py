@@ -23,8 +23,8 @@ KNOWN_KINDS: Mapping[str, EventKind] = {
     "skip": EventKind(-0.3, hides=False),
     "impression": EventKind(0.0),
 }
-"""A bundle understands these beside the kinds of its data: apps see clicks where a shop's files hold purchases. A skipped
-item counts against its like, but is not hidden; an impression, which pages log by themselves, teaches nothing.
+"""A bundle understands these beside the kinds of its data: apps see clicks where a shop's files hold purchases. A
+skipped item counts against its like, but is not hidden; an impression, which pages log by themselves, teaches nothing.
 """
 
 

@@ -37,6 +37,8 @@ class Recipe:
     `neighbours.cut`. `mixes`: where there are any, the item-to-item weights are the best of these on validation,
     `markov` holds the constants of what follows what, and mixes with EASE are left out above `ease_items` items, where
     its inverse takes minutes.
+    `cold_share`: of the users, held out of the trial altogether, to choose by them what popularity counts for users of
+    whom little is known; with none it is chosen along with the blend.
     `validation_days`: length of the period before the cut-off on which weights and epochs are chosen, at most
     MAX_VALIDATION_SHARE of the data. `blend`, `guard`, `updaters`: constants of learning on the device;
     `learn_history`: whether it learns from what was before its bundle, too.
@@ -64,6 +66,7 @@ class Recipe:
     neighbour_half_life_days: float = 90.0
     popular_half_life_days: float = 15.0
     boost_half_events: float = 40.0
+    cold_share: float = 0.0
     habit_half_life_days: float = 120.0
     validation_days: float = 92.0
     blend: Mapping[str, Any] = field(default_factory=dict)

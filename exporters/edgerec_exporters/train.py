@@ -14,6 +14,7 @@ from edgerec.bundle.manifest import Scenario
 from edgerec.errors import TrainingError
 from edgerec_exporters import mixes, neighbours
 from edgerec_exporters.checkpoint import Checkpoint, digest_of, identity
+from edgerec_exporters.cold_fit import fit_boost, held_out_users
 from edgerec_exporters.content.projection import with_content
 from edgerec_exporters.content.vectors import Content
 from edgerec_exporters.distil import compare
@@ -74,6 +75,8 @@ def train(
     data = data if cutoff is None else data.before(cutoff)
     until = float(cutoff if cutoff is not None else data.at.max() + 1)
     held = _held_out(data, until, hold_out, recipe)
+    if recipe.cold_share:
+        held = held.without(held_out_users(held.baskets, recipe.cold_share, seed))
     judge = Judge(held, seed)
     if teacher is not None:
         check_teacher(teacher, data, iso(until), model, recipe)
@@ -84,11 +87,14 @@ def train(
     fitting = _Fitting(TasteFit(recipe, model, seed, where, progress, ranks, keeper, teacher))
     trial, chosen = fitting.fit(held.rest, held.until, "choosing", judge=judge)
     scenarios, boost, metrics = judge.choose(trial, recipe, progress)
+    popular = {"boost": boost, "half_events": recipe.boost_half_events}
+    if len(held.cold):
+        popular, metrics["cold_users"] = fit_boost(judge, trial, recipe, scenarios["default"].weights, held.cold)
     parts, _ = fitting.fit(data, until, "training", chosen=chosen)
 
     metrics |= {"trained_before": iso(until), **held.told, **_told(chosen.learned, model)}
     metrics["seconds"] = round(time.monotonic() - started + (keeper.spent_before if keeper else 0.0), 2)
-    trained = _assemble(data, held.baskets, parts, scenarios, boost, metrics, fitting.taste)
+    trained = _assemble(data, held.baskets, parts, scenarios, popular, metrics, fitting.taste)
     if teacher is not None and ranks.first:
         metrics["distilled"] = compare(teacher, trained)
     if content is None:
@@ -186,7 +192,7 @@ def _assemble(
     baskets: Baskets,
     parts: Parts,
     scenarios: dict[str, Scenario],
-    boost: float,
+    popular: dict[str, float],
     metrics: dict[str, Any],
     fitting: TasteFit,
 ) -> Trained:
@@ -213,7 +219,7 @@ def _assemble(
         scenarios=scenarios,
         sources={
             "neighbours": parts.linear.recency.constants(),
-            "popular": {"boost": boost, "half_events": recipe.boost_half_events},
+            "popular": popular,
             "habit": {"half_life_days": recipe.habit_half_life_days},
         },
         blend=dict(recipe.blend),

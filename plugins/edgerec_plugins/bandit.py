@@ -78,13 +78,13 @@ class BanditSource:
     def __init__(self, settings: Settings) -> None:
         """Raises ConfigError where a setting is unknown or out of range."""
         take = SettingsReader(self.name, settings)
-        self.alpha = take.number("alpha", 0.5, 0, 1e3)
+        self.alpha = take.number("alpha", 0.25, 0, 1e3)
         take.done()
         self._arms: tuple[weakref.ref[Float32], bytes, Float32] | None = None
 
     def score(self, request: Request, profile: Profile, model: Model) -> SourceScores:
         state = profile.states.get(self.name)
-        if state is None or not state["b"].any():
+        if not state or not state["b"].any():
             return SourceScores.sparse(np.empty(0, np.int32), np.empty(0, np.float32), model.n_items)
         x = self._described(state, model)
         inverse = np.linalg.inv(state["A"])
@@ -125,7 +125,7 @@ def principal(vectors: Float32, k: int) -> tuple[Float32, Float32]:
     largest = np.take_along_axis(directions, np.abs(directions).argmax(axis=1)[:, None], axis=1)
     flat = variance <= FLAT * max(variance[0], np.finfo(np.float32).tiny)
     scale = np.where(flat, 0, np.sign(largest[:, 0]) / np.sqrt(np.where(flat, 1, variance)))
-    return mean.astype(np.float32), (directions * scale[:, None]).astype(np.float32)
+    return mean.astype(np.float32), np.ascontiguousarray(directions * scale[:, None], np.float32)
 
 
 @hookimpl

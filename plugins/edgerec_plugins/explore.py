@@ -105,7 +105,7 @@ class Thompson:
         """Raises ConfigError where a setting is unknown or out of range."""
         take = SettingsReader(self.name, settings)
         self.scale = take.number("scale", 0.3, 0, 1e3)
-        self.noise = take.number("noise", 1.0, 0, 1e6, above_low=True)
+        self.noise = take.number("noise", 0.3, 0, 1e6, above_low=True)
         self.history = take.whole("history", 200, 0, 10_000)
         self.draws = take.whole("draws", 200, 1, 100_000)
         self.pool = take.whole("pool", 50, 1, 10_000)
@@ -114,7 +114,7 @@ class Thompson:
     def rerank(self, slate: Slate, request: Request, profile: Profile, model: Model) -> Reranking:
         m = pool_size(slate, self.pool)
         n = min(slate.n, m)
-        if not self.scale:
+        if not self.scale or not n:
             return Reranking(slate.rows[:n], np.ones(n))
         arms, past = self._vectors(slate.rows[:m], profile, model)
         normal = chance_of(slate, self.name).standard_normal((n + self.draws, model.dim))

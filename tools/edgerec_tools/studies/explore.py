@@ -56,14 +56,14 @@ POLICIES = (
         Policy(
             f"thompson {scale:g}/{noise:g}", reranker=Thompson({"scale": scale, "noise": noise, "draws": 1, **WHOLE})
         )
-        for scale, noise in ((0.3, 1.0), (1.0, 1.0), (3.0, 1.0), (1.0, 0.3), (3.0, 0.3))
+        for scale, noise in ((0.3, 1.0), (1.0, 1.0), (3.0, 1.0), (0.3, 0.3), (1.0, 0.3), (3.0, 0.3))
     ),
     *(Policy(f"linucb {alpha:g}", alpha) for alpha in (0.25, 0.5, 1.0)),
 )
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--users", type=click.IntRange(min=1), default=30, show_default=True, help="So many, a seed for each.")
+@click.option("--users", type=click.IntRange(min=1), default=100, show_default=True, help="So many, a seed for each.")
 @click.option("--rounds", type=click.IntRange(min=1), default=500, show_default=True)
 @click.option("--items", type=click.IntRange(min=2), default=300, show_default=True)
 @click.option("--slope", default=1.5, show_default=True, help="How sure a user is of what they like.")
