@@ -13,6 +13,7 @@ from edgerec.types import Explanation, Page, Receipt
 _STATUSES = {
     "duplicate": "stored before",
     "unknown_item": "stored, but the catalogue has no such item: it counts once a bundle brings it",
+    "quarantined": "stored, but set aside by an event filter: nothing is learned from it",
 }
 _FLAGS = {"future": "its time is ahead of the clock"}
 _MEANS = ("hit@10", "ndcg@10", "mrr")
@@ -30,10 +31,12 @@ def plain(value: Any) -> Any:
 
 
 def page(found: Page) -> str:
-    """A line per item, and why there are not more."""
+    """A line per item, why there are not more, and what the page was made without."""
     width = max((len(r.item) for r in found), default=0)
     lines = [f"{r.rank:3d}  {r.score:8.3f}  {r.item:{width}}  {r.title}" for r in found]
-    return "\n".join([*lines, *([f"({found.reason})"] if found.reason else [])])
+    lines += [f"({found.reason})"] if found.reason else []
+    lines += [f"(made without {', '.join(found.degraded)}: see `edgerec stats`)"] if found.degraded else []
+    return "\n".join(lines)
 
 
 def receipt(done: Receipt) -> str:
@@ -45,14 +48,20 @@ def receipt(done: Receipt) -> str:
 
 
 def explanation(why: Explanation) -> str:
-    """Place, score, its parts, and the events that moved it most."""
+    """Place, score, its parts, what the rerankers did to it, and the events that moved it most."""
     place = f"not served: {why.filtered}" if why.filtered else f"place {why.rank}"
     lines = [f"{why.item}  {why.title}", f"{place}, score {why.score:.3f} ="]
     parts = {name: round(value, 3) + 0.0 for name, value in why.parts.items()}  # no -0.000
-    lines += [f"  {value:+8.3f}  {name} (weight {why.weights[name]:.3f})" for name, value in parts.items()]
+    weights = {name: f" (weight {weight:.3f})" for name, weight in why.weights.items()}  # what a rule adds has none
+    lines += [f"  {value:+8.3f}  {name}{weights.get(name, '')}" for name, value in parts.items()]
+    lines += [f"  {name} {_moved(place)}" for name, place in why.reranked.items()]
     if why.events:
         lines += ["moved most by:", *(f"  {e.effect:+8.3f}  {e.kind} of {e.item}" for e in why.events)]
     return "\n".join(lines)
+
+
+def _moved(place: int | None) -> str:
+    return "leaves it out" if place is None else f"puts it at {place}"
 
 
 def statistics(found: Mapping[str, Any]) -> str:
@@ -65,6 +74,7 @@ def statistics(found: Mapping[str, Any]) -> str:
         f"learning  {state}, updater {learning['updater']}, {learning['steps']} steps",
         f"plugins   {', '.join(loaded['loaded']) or 'none'}",
         *(f"          {name} is broken: {why}" for name, why in loaded["broken"].items()),
+        *(f"          {line}" for line in _failures(loaded["failures"])),
     ]
     for name, scenario in learning["scenarios"].items():
         lines += ["", f"{name:<14}{'events':>7}{'hit@10':>9}{'NDCG@10':>9}{'MRR':>9}{'weight':>9}"]
@@ -131,10 +141,16 @@ def plugins(found: Mapping[str, Any]) -> str:
     """A line per plugin."""
     lines = [f"{name}: {', '.join(what) or '-'}" for name, what in found["loaded"].items()]
     lines += [f"{name}: BROKEN, {why}" for name, why in found["broken"].items()]
-    for name, told in found["failures"].items():
+    return "\n".join([*lines, *_failures(found["failures"])]) or "no plugins"
+
+
+def _failures(found: Mapping[str, Any]) -> list[str]:
+    """What failed, how often, and why at last."""
+    lines = []
+    for name, told in found.items():
         state = "DISABLED" if told["disabled"] else "failed"
         lines.append(f"{name}: {state} after {told['failures']} failures, the last: {told['reason']}")
-    return "\n".join(lines) or "no plugins"
+    return lines
 
 
 def estimates(found: Mapping[str, Any]) -> str:

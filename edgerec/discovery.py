@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from edgerec.records import record
@@ -30,6 +31,16 @@ def entry_points_of_group() -> Sequence[Any]:
     else:
         found = installed(folders)
     return sorted(found, key=lambda point: str(point.name))
+
+
+def name_of(plugin: object) -> str:
+    """What a plugin object is called: a module or a class by its name, anything else by its class's."""
+    return str(plugin.__name__ if isinstance(plugin, (ModuleType, type)) else type(plugin).__name__)
+
+
+def module_of(plugin: object) -> str:
+    """The module that a plugin object's code is in."""
+    return str(plugin.__name__ if isinstance(plugin, ModuleType) else getattr(type(plugin), "__module__", ""))
 
 
 @record

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Generator, Mapping
+from math import isfinite
 from typing import Any, cast
 
 import numpy as np
@@ -11,8 +13,8 @@ import pluggy
 from edgerec.errors import PluginError
 from edgerec.interfaces import FAILURES, Settings
 from edgerec.isolation import Isolation
-from edgerec.records import record
-from edgerec.types import BundleReview, Float32, LearningBatch, Model, Page, PageRequest, Request, State
+from edgerec.records import changed, record
+from edgerec.types import BundleReview, Float32, LearningBatch, Model, Page, PageRequest, Recommendation, Request, State
 
 REVIEWS = ("edgerec_review_update", "edgerec_review_bundle")
 OBSERVERS = ("edgerec_event_recorded", "edgerec_update_decided", "edgerec_bundle_changed")
@@ -20,8 +22,36 @@ ANSWERS = ("edgerec_recommend", "edgerec_cold_start")
 CALLED = (*REVIEWS, *OBSERVERS, *ANSWERS)
 
 
+def check_fit(manager: pluggy.PluginManager, plugin: str) -> None:
+    """Raises PluginError where a function of a registered plugin answers no hook of ours, or not as it must."""
+    callers = manager.get_hookcallers(manager.get_plugin(plugin))
+    if not callers:
+        raise PluginError("it has no function that is marked @hookimpl")
+    for caller in callers:
+        for one in caller.get_hookimpls():
+            if one.plugin_name == plugin and (reason := _unfit(caller, one)) is not None:
+                raise PluginError(reason)
+
+
+def _unfit(caller: pluggy.HookCaller, implementation: pluggy.HookImpl) -> str | None:
+    """Why a function cannot answer a hook, None where it can."""
+    hook = caller.name
+    if not caller.has_spec():
+        return None if implementation.optionalhook else f"there is no hook {hook}"
+    if hook == "edgerec_recommend":
+        return None if implementation.wrapper else f"{hook} is for wrappers: mark it @hookimpl(wrapper=True)"
+    if implementation.wrapper or implementation.hookwrapper:
+        return f"{hook} takes no wrappers"
+    function = implementation.function
+    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+        return f"{hook} must be a plain function: nobody awaits it, or goes on after a yield"
+    return None
+
+
 @record
 class _Implementation:
+    """What one plugin answers to one hook; `name`: "PLUGIN HOOK"."""
+
     name: str
     function: Callable[..., Any]
     arguments: tuple[str, ...]
@@ -31,7 +61,10 @@ class _Implementation:
     def call(self, values: Mapping[str, Any]) -> Any:
         """Passes on what the implementation asks for."""
         chosen = {name: self.settings if name == "settings" else values[name] for name in self.arguments}
-        return self.step(lambda: self.function(**chosen))
+        result = self.step(lambda: self.function(**chosen))
+        if hasattr(result, "__await__"):
+            raise TypeError("nobody awaits what a hook returns")
+        return result
 
     def step(self, function: Callable[[], Any]) -> Any:
         return function() if self.run is None else self.run(function)
@@ -53,8 +86,6 @@ class Hooks:
         for hook in CALLED:
             # pluggy keeps them in reverse: the last one is called first
             for one in reversed(getattr(manager.hook, hook).get_hookimpls()):
-                if hook == "edgerec_recommend" and not one.wrapper:
-                    continue
                 plugin = str(one.plugin_name)
                 name = f"{plugin} {hook}"
                 run = isolation.runner(name, outsider=plugin in outsiders)
@@ -116,15 +147,15 @@ class Hooks:
         return None
 
     def recommend(self, request: PageRequest, make: Callable[[], Page]) -> Page:
-        """The page, inside every wrapper. A wrapper that fails is left out, and used no more."""
+        """The page, inside every wrapper. A wrapper that fails is left out, named in the page, and used no more."""
         open_: list[tuple[_Implementation, Generator[None, Page, Page]]] = []
         for one in self._usable("edgerec_recommend"):
             try:
                 wrapper = one.call({"request": request})
                 one.step(lambda wrapper=wrapper: next(wrapper))  # type: ignore[misc]
                 open_.append((one, wrapper))
-            except (*FAILURES, StopIteration) as error:
-                self._dropped(one, error)
+            except FAILURES as error:
+                self._watch.failed(one.name, error, last=True)
         try:
             page = make()
         except BaseException:
@@ -132,29 +163,23 @@ class Hooks:
                 self._closed(one, wrapper)
             raise
         for one, wrapper in reversed(open_):
-            page = self._resumed(one, wrapper, page)
-        return page
+            page = self._resumed(one, wrapper, page, request.n)
+        failed = [one.name for one in self._found["edgerec_recommend"] if not self._watch.usable(one.name)]
+        return changed(page, degraded=(*page.degraded, *failed)) if failed else page
 
-    def _resumed(self, one: _Implementation, wrapper: Generator[None, Page, Page], page: Page) -> Page:
+    def _resumed(self, one: _Implementation, wrapper: Generator[None, Page, Page], page: Page, n: int) -> Page:
         """What the wrapper makes of a page; the page itself where it fails."""
         try:
-            changed = one.step(lambda: _sent(wrapper, page))
-            if not isinstance(changed, Page):
-                raise TypeError(f"edgerec_recommend must return a Page, not {type(changed).__name__}")
-            return changed
+            return _checked(one.step(lambda: _sent(wrapper, page)), page, n)
         except FAILURES as error:
-            self._dropped(one, error)
+            self._watch.failed(one.name, error, last=True)
             return page
 
     def _closed(self, one: _Implementation, wrapper: Generator[None, Page, Page]) -> None:
         try:
             one.step(wrapper.close)
         except FAILURES as error:
-            self._dropped(one, error)
-
-    def _dropped(self, one: _Implementation, error: BaseException) -> None:
-        self._watch.failed(one.name, error)
-        self._watch.disabled.add(one.name)
+            self._watch.failed(one.name, error, last=True)
 
 
 def _sent(wrapper: Generator[None, Page, Page], page: Page) -> Page:
@@ -165,3 +190,32 @@ def _sent(wrapper: Generator[None, Page, Page], page: Page) -> Page:
         return result
     wrapper.close()
     raise PluginError("a wrapper must yield once")
+
+
+def _checked(made: object, page: Page, n: int) -> Page:
+    """What a wrapper made of a page, its places counted anew. Raises TypeError or ValueError where it is no page that
+    can be shown and logged."""
+    if made is page:
+        return page
+    if not isinstance(made, Page):
+        raise TypeError(f"edgerec_recommend must return a Page, not {type(made).__name__}")
+    if (made.id, made.scenario) != (page.id, page.scenario):
+        raise ValueError("a wrapper must leave the page's id and scenario")
+    items = tuple(made.items)
+    if len(items) > n or not all(map(_sound, items)):
+        raise ValueError(f"items must be at most {n} Recommendations with finite scores and propensities in (0, 1]")
+    if made.items is items and all(one.rank == place for place, one in enumerate(items, 1)):
+        return made
+    return changed(made, items=tuple([changed(one, rank=place) for place, one in enumerate(items, 1)]))
+
+
+def _sound(one: object) -> bool:
+    return (
+        isinstance(one, Recommendation)
+        and isinstance(one.item, str)
+        and isinstance(one.title, str)
+        and isinstance(one.score, (int, float))
+        and isfinite(one.score)
+        and isinstance(one.propensity, (int, float))
+        and 0 < one.propensity <= 1
+    )

@@ -10,7 +10,16 @@ from collections.abc import Mapping
 
 import pluggy
 
-from edgerec.interfaces import FilterFactory, RerankerFactory, Settings, SourceFactory, UpdaterFactory
+from edgerec.interfaces import (
+    AggregatorFactory,
+    DeltaFilterFactory,
+    FilterFactory,
+    RerankerFactory,
+    Settings,
+    SourceFactory,
+    TransportFactory,
+    UpdaterFactory,
+)
 from edgerec.types import (
     BundleFacts,
     BundleReview,
@@ -47,6 +56,21 @@ def edgerec_event_filters() -> Mapping[str, FilterFactory]:  # type: ignore[empt
 @hookspec
 def edgerec_rerankers() -> Mapping[str, RerankerFactory]:  # type: ignore[empty-body]
     """Rerankers by name. A factory takes the reranker's settings and returns a `Reranker`."""
+
+
+@hookspec
+def edgerec_delta_filters() -> Mapping[str, DeltaFilterFactory]:  # type: ignore[empty-body]
+    """Delta filters by name. A factory takes the filter's settings and returns a `DeltaFilter`."""
+
+
+@hookspec
+def edgerec_transports() -> Mapping[str, TransportFactory]:  # type: ignore[empty-body]
+    """Transports by name. A factory takes the transport's settings and returns a `Transport`."""
+
+
+@hookspec
+def edgerec_aggregators() -> Mapping[str, AggregatorFactory]:  # type: ignore[empty-body]
+    """Aggregators by name. A factory takes the aggregator's settings and returns an `Aggregator`."""
 
 
 @hookspec

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+from edgerec.deltas import Delta
 from edgerec.types import (
     Float32,
     Float64,
@@ -112,6 +113,54 @@ class ChancePolicy(Protocol):
         ...
 
 
+class SecureChance(Protocol):
+    """Chance that nobody can foresee or draw again: from the operating system's secure generator, never from `seed`."""
+
+    def normal(self, size: int) -> Float64:
+        """Independent standard normal numbers, float64 (size,); other ones with every call."""
+        ...
+
+
+@runtime_checkable
+class DeltaFilter(Protocol):
+    """Changes a delta before it leaves the device. Pure, but for the chance that is passed in."""
+
+    name: str
+
+    def filter(self, delta: Delta, chance: SecureChance) -> Delta:
+        """A delta with the same id, bundle version and block names, finite; the sizes of its blocks depend on the sizes
+        of those that came in, and on nothing else. Raises `edgerec.deltas.DeltaError` where none may be sent.
+        """
+        ...
+
+
+@runtime_checkable
+class Transport(Protocol):
+    """Carries deltas from the device to where they are aggregated."""
+
+    name: str
+
+    def send(self, payload: bytes, *, delta_id: str) -> None:
+        """Returns once the payload has arrived. Idempotent: what was sent before, under the same id, arrives once.
+        Raises `edgerec.deltas.TransportError`, or another EdgeRecError, where it did not get through.
+        """
+        ...
+
+
+@runtime_checkable
+class Aggregator(Protocol):
+    """Makes one delta of many devices'. Pure; the order of the devices does not matter. `least`: how many it needs."""
+
+    name: str
+    least: int
+
+    def aggregate(self, deltas: Float32) -> Float64:
+        """float64 (d,), finite, from float32 (n_devices, d), all finite, a row per device. Raises
+        `edgerec.deltas.DeltaError`, or another EdgeRecError, for fewer than `least`.
+        """
+        ...
+
+
 class Watch(Protocol):
     """Who is told of what plugins do wrong, and says which are still asked."""
 
@@ -128,3 +177,6 @@ UpdaterFactory = Callable[[Settings], Updater]
 FilterFactory = Callable[[Settings], EventFilter]
 SourceFactory = Callable[[Settings], CandidateSource]
 RerankerFactory = Callable[[Settings], Reranker]
+DeltaFilterFactory = Callable[[Settings], DeltaFilter]
+TransportFactory = Callable[[Settings], Transport]
+AggregatorFactory = Callable[[Settings], Aggregator]

@@ -50,9 +50,14 @@ class _Worker:
     """A daemon thread that makes one call after the other."""
 
     def __init__(self) -> None:
-        self.process = os.getpid()
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
-        threading.Thread(target=self._work, name="edgerec-plugins", daemon=True).start()
+        self._thread = threading.Thread(target=self._work, name="edgerec-plugins", daemon=True)
+        self._thread.start()
+
+    @property
+    def ident(self) -> int | None:
+        """The thread's, as `threading.get_ident` gives it."""
+        return self._thread.ident
 
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:
@@ -84,6 +89,10 @@ class Isolation:
         self.failures: dict[str, int] = {}
         self.reasons: dict[str, str] = {}
         self.disabled: set[str] = set()
+        self._fresh()
+
+    def _fresh(self) -> None:
+        self._process = os.getpid()
         self._worker: _Worker | None = None
         self._one_at_a_time = threading.Lock()
 
@@ -91,34 +100,53 @@ class Isolation:
         """Whether the implementation may still be called."""
         return name not in self.disabled
 
-    def failed(self, name: str, error: BaseException) -> None:
-        """Counts a failure; a timeout, or one failure too many, is the last."""
+    def failed(self, name: str, error: BaseException, *, last: bool = False) -> None:
+        """Counts a failure; a timeout, one failure too many, or one that is said to be the last, is the last."""
+        if name in self.disabled:  # another thread was told before
+            return
+        self.reasons[name] = told(error)  # before it is counted: a report may be asked for at any moment
         self.failures[name] = self.failures.get(name, 0) + 1
-        self.reasons[name] = _told(error)
         log.warning("plugin: %s failed: %s", name, type(error).__name__)
-        if isinstance(error, PluginTimeout) or self.failures[name] >= self.most_failures:
+        if last or isinstance(error, PluginTimeout) or self.failures[name] >= self.most_failures:
             self.disabled.add(name)
             log.warning("plugin: %s is not used any more", name)
 
     def call(self, name: str, function: Callable[..., T], *arguments: Any, seconds: float | None = None) -> T:
-        """Runs an outsider's function on the worker thread. Raises what it raises, or PluginTimeout."""
-        if not self.usable(name):
-            raise PluginError(f"{name} is disabled: {self.reasons.get(name)}")
+        """Runs an outsider's function on the worker thread. Raises what it raises, or PluginTimeout, which is counted.
+
+        A call from within a call, by an outsider that asks the recommender, is part of that one.
+        """
+        if self._process != os.getpid():  # a child has neither the thread nor who held the lock
+            self._fresh()
+        if self._worker is not None and self._worker.ident == threading.get_ident():
+            return function(*arguments)
         budget = self.budget_s if seconds is None else seconds
         with self._one_at_a_time:
-            if self._worker is None or self._worker.process != os.getpid():
-                self._worker = _Worker()
-            call = self._worker.run(function, arguments, budget)
+            if not self.usable(name):  # asked here, so that those who waited do not wait for the same one again
+                raise PluginError(f"{name} is disabled: {self.reasons.get(name)}")
+            call = self._within(budget, function, arguments)
             if call is None:
-                self._worker.end()
-                self._worker = None
-                raise PluginTimeout(f"{name} took longer than {budget * 1e3:g} ms")
+                timeout = PluginTimeout(f"{name} took longer than {budget * 1e3:g} ms")
+                self.failed(name, timeout)
+                raise timeout
         if call.error is not None:
             if isinstance(call.error, FAILURES):
                 raise call.error
-            raise PluginError(f"{name}: {_told(call.error)}") from call.error
+            raise PluginError(f"{name}: {told(call.error)}") from call.error
         result: T = call.result
         return result
+
+    def _within(self, seconds: float, function: Callable[..., Any], arguments: tuple[Any, ...]) -> _Call | None:
+        """The finished call, or None. Holds the lock."""
+        worker = self._worker = self._worker or _Worker()
+        call = None
+        try:
+            call = worker.run(function, arguments, seconds)
+        finally:
+            if call is None:  # it is late, or the app was interrupted: the next call must not wait behind it
+                worker.end()
+                self._worker = None
+        return call
 
     def runner(self, name: str, *, outsider: bool) -> Callable[..., Any] | None:
         """What makes the calls of an implementation: None where nothing stands in between."""
@@ -144,8 +172,12 @@ class Isolation:
             self._worker = None
 
 
-def _told(error: BaseException) -> str:
-    text = f"{type(error).__name__}: {error}"
+def told(error: BaseException) -> str:
+    """An error in few words, its own as far as it has any."""
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except FAILURES:
+        text = type(error).__name__
     return text if len(text) <= _MOST_TEXT else text[: _MOST_TEXT - 1] + "…"
 
 
@@ -165,7 +197,8 @@ def _traced(name: str, make: Callable[..., Any]) -> Callable[..., Any]:
             raise
         finally:
             took = (time.perf_counter() - start) * 1e3
-            called = getattr(function, "__name__", "call")
-            print(f"edgerec plugin: {name}.{called} {ended} after {took:.2f} ms", file=sys.stderr)
+            method = getattr(function, "__name__", "")
+            called = f"{name}.{method}" if method.isidentifier() else name
+            print(f"edgerec plugin: {called} {ended} after {took:.2f} ms", file=sys.stderr)
 
     return traced

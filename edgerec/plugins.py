@@ -10,11 +10,21 @@ from typing import Any
 import pluggy
 
 from edgerec import hookspecs, log, shields
-from edgerec.discovery import GROUP, entry_points_of_group
+from edgerec.discovery import GROUP, entry_points_of_group, module_of, name_of
 from edgerec.errors import EdgeRecError, PluginError, PluginNotFound
-from edgerec.hooks import CALLED, Hooks
-from edgerec.interfaces import FAILURES, CandidateSource, EventFilter, Reranker, Settings, Updater
-from edgerec.isolation import BUDGET_MS, MOST_FAILURES, Isolation, first_party
+from edgerec.hooks import CALLED, Hooks, check_fit
+from edgerec.interfaces import (
+    FAILURES,
+    Aggregator,
+    CandidateSource,
+    DeltaFilter,
+    EventFilter,
+    Reranker,
+    Settings,
+    Transport,
+    Updater,
+)
+from edgerec.isolation import BUDGET_MS, MOST_FAILURES, Isolation, first_party, told
 from edgerec.records import record
 from edgerec.version import satisfies
 
@@ -25,13 +35,30 @@ _HOOKS = {
     "source": "edgerec_sources",
     "filter": "edgerec_event_filters",
     "reranker": "edgerec_rerankers",
+    "delta_filter": "edgerec_delta_filters",
+    "transport": "edgerec_transports",
+    "aggregator": "edgerec_aggregators",
 }
-_SHIELDS: dict[str, type[Any]] = {
+_SHIELDS: dict[str, Callable[..., Any]] = {
     "updater": shields.ShieldedUpdater,
     "source": shields.ShieldedSource,
     "filter": shields.ShieldedFilter,
-    "reranker": shields.ShieldedReranker,
+    "reranker": shields.shielded_reranker,
+    "delta_filter": shields.ShieldedDeltaFilter,
+    "transport": shields.ShieldedTransport,
+    "aggregator": shields.ShieldedAggregator,
 }
+_METHODS = {
+    "updater": ("initial", "update", "user_vector"),
+    "source": ("score",),
+    "filter": ("review",),
+    "reranker": ("rerank",),
+    "delta_filter": ("filter",),
+    "transport": ("send",),
+    "aggregator": ("aggregate",),
+}
+_PATIENCE_S = {"transport": 120.0, "aggregator": 600.0}
+"""Kinds that may take so long, and then not on the thread that serving waits for."""
 
 
 @record
@@ -66,17 +93,23 @@ class Plugins:
         self.loaded: list[str] = []
         self.broken: dict[str, str] = {}
         self._outsiders: set[str] = set()
+        self._apart: list[Isolation] = []
         if wanted is None:
             self._discover(_allowed())
         else:
             for one in wanted:
                 name, plugin = self._named(one)
                 self._register(name, plugin)
+        for name in sorted(set(settings or {}) - {*self.loaded, *self.broken}):
+            self._report(name, PluginNotFound("the configuration has settings for it, but it is not loaded"))
         self._found = {kind: self._collect(hook) for kind, hook in _HOOKS.items()}
         self.hooks = Hooks(self.manager, self.isolation, self._outsiders, settings or {})
 
     def _discover(self, allowed: Collection[str] | None) -> None:
-        for point in entry_points_of_group():
+        points = entry_points_of_group()
+        for name in sorted(set(allowed or ()) - {point.name for point in points}):
+            self._report(name, PluginNotFound(f"{ALLOWED} lists it, but no installed package announces it"))
+        for point in points:
             if allowed is not None and point.name not in allowed:
                 continue
             told = f"{point.name} (another)" if point.name in self.loaded else point.name
@@ -92,34 +125,36 @@ class Plugins:
 
     def _named(self, one: object) -> tuple[str, object]:
         if not isinstance(one, str):
-            return getattr(one, "__name__", None) or type(one).__name__, one
+            return name_of(one), one
         try:
-            if "." in one:
-                return one.rpartition(".")[2], self._loaded(one, one, lambda: importlib.import_module(one))
+            if "." in one:  # here and now: on a thread it would wait for a package that is being imported itself
+                return one.rpartition(".")[2], importlib.import_module(one)
             for point in entry_points_of_group():
                 if point.name == one:
                     return one, self._loaded(one, point.value, point.load)
         except FAILURES as error:
-            raise PluginError(f"plugin {one!r} cannot be loaded: {type(error).__name__}: {error}") from error
+            raise PluginError(f"plugin {one!r} cannot be loaded: {told(error)}") from error
         raise PluginNotFound(f"no installed plugin is called {one!r}", hint="see `edgerec plugins list`")
 
     def _register(self, name: str, plugin: object) -> None:
         _check_version(name, plugin)
         if name in self.loaded:
             raise PluginError(f"plugin {name!r} is registered twice: another one has that name")
+        if (other := self.manager.get_name(plugin)) is not None:
+            raise PluginError(f"plugin {name!r} is registered twice: it is {other!r} already")
         try:
             self.manager.register(plugin, name)
-        except ValueError as error:
-            raise PluginError(f"plugin {name!r} is registered twice: {error}") from None
-        except pluggy.PluginValidationError as error:
-            self.manager.unregister(plugin)
-            raise PluginError(f"plugin {name!r} does not fit the hooks: {error}") from None
+            check_fit(self.manager, name)
+        except FAILURES as error:
+            if self.manager.get_plugin(name) is not None:
+                self.manager.unregister(name=name)
+            raise PluginError(f"plugin {name!r} does not fit the hooks: {told(error)}") from None
         self.loaded.append(name)
-        if not first_party(getattr(plugin, "__name__", None) or type(plugin).__module__):
+        if not first_party(module_of(plugin)):
             self._outsiders.add(name)
 
     def _report(self, name: str, error: BaseException) -> None:
-        self.broken[name] = f"{type(error).__name__}: {error}"
+        self.broken[name] = told(error)
         log.warning("plugin %s is not used: %s", name, self.broken[name])
 
     def _collect(self, hook: str) -> dict[str, _Registered]:
@@ -128,8 +163,8 @@ class Plugins:
         for implementation in getattr(self.manager.hook, hook).get_hookimpls():
             plugin, function = implementation.plugin_name, implementation.function
             try:
-                outside = plugin in self._outsiders
-                found = self.isolation.call(f"{plugin} {hook}", function) if outside else function()
+                run = self.isolation.runner(f"{plugin} {hook}", outsider=plugin in self._outsiders)
+                found = function() if run is None else run(function)
                 if not isinstance(found, Mapping):
                     raise TypeError(f"{hook} must return a mapping, not {type(found).__name__}")
                 if taken := sorted(set(found) & set(joined)):
@@ -145,7 +180,8 @@ class Plugins:
         return updater
 
     def names(self, kind: str) -> list[str]:
-        """What is registered of a kind: "updater", "source", "filter" or "reranker"."""
+        """What is registered of a kind: "updater", "source", "filter", "reranker", "delta_filter", "transport" or
+        "aggregator"."""
         return sorted(self._found[kind])
 
     def sources(self, wanted: Mapping[str, Settings]) -> list[CandidateSource]:
@@ -164,6 +200,22 @@ class Plugins:
         """The rerankers of those names, in order of name; one that is missing or cannot be made is reported."""
         return self._all("reranker", wanted)
 
+    def delta_filters(self, wanted: Mapping[str, Settings]) -> list[DeltaFilter]:
+        """The delta filters of those names, in the given order. Raises PluginNotFound or PluginError for one that is
+        missing or cannot be made: nothing is sent without a filter that was asked for.
+        """
+        return [self._made("delta_filter", name, settings) for name, settings in wanted.items()]
+
+    def transport(self, name: str, settings: Settings) -> Transport:
+        """The transport of that name. Raises PluginNotFound, or PluginError where its factory fails."""
+        transport: Transport = self._made("transport", name, settings)
+        return transport
+
+    def aggregator(self, name: str, settings: Settings) -> Aggregator:
+        """The aggregator of that name. Raises PluginNotFound, or PluginError where its factory fails."""
+        aggregator: Aggregator = self._made("aggregator", name, settings)
+        return aggregator
+
     def _all(self, kind: str, wanted: Mapping[str, Settings]) -> list[Any]:
         made = []
         for name in sorted(wanted):
@@ -176,20 +228,29 @@ class Plugins:
     def _made(self, kind: str, name: str, settings: Settings) -> Any:
         if name not in self._found[kind]:
             known = ", ".join(self.names(kind)) or "none"
-            what = "event filter" if kind == "filter" else kind
+            what = "event filter" if kind == "filter" else kind.replace("_", " ")
             raise PluginNotFound(f"no plugin registers {_a(what)} named {name!r}", hint=f"registered: {known}")
         registered = self._found[kind][name]
         outsider = registered.plugin in self._outsiders
         label = f"{kind} {name}"
         try:
-            factory = registered.factory
-            one = self.isolation.call(label, factory, settings) if outsider else factory(settings)
-            run = self.isolation.runner(label, outsider=outsider)
+            make = self.isolation.runner(label, outsider=outsider)
+            one = registered.factory(settings) if make is None else make(registered.factory, settings)
+            if missing := [method for method in _METHODS[kind] if not callable(getattr(one, method, None))]:
+                raise TypeError(f"{type(one).__name__} has no method {missing[0]}")
+            run = self._isolation_of(kind, outsider).runner(label, outsider=outsider)
             return one if run is None else _SHIELDS[kind](one, name, run)
         except EdgeRecError:
             raise
         except FAILURES as error:
-            raise PluginError(f"{name!r} could not be made: {type(error).__name__}: {error}") from error
+            raise PluginError(f"{name!r} could not be made: {told(error)}") from error
+
+    def _isolation_of(self, kind: str, outsider: bool) -> Isolation:
+        """What stands before an implementation: a thread of its own where an outsider's call may take long."""
+        if not outsider or kind not in _PATIENCE_S:
+            return self.isolation
+        self._apart.append(Isolation(budget_ms=_PATIENCE_S[kind] * 1e3))
+        return self._apart[-1]
 
     def summary(self) -> dict[str, dict[str, Any]]:
         """`loaded`: plugin → what it registers and which hooks it answers; `broken`: plugin → why it is not used;
@@ -204,8 +265,9 @@ class Plugins:
         return {"loaded": registered, "broken": dict(self.broken), "failures": self.isolation.report()}
 
     def close(self) -> None:
-        """Lets go of the thread that outsiders run on."""
-        self.isolation.close()
+        """Lets go of the threads that outsiders run on."""
+        for isolation in (self.isolation, *self._apart):
+            isolation.close()
 
 
 def _a(what: str) -> str:

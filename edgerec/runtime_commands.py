@@ -46,7 +46,8 @@ def _condition(text: str) -> Any:
     "--where",
     multiple=True,
     metavar="CONDITION",
-    help="By attributes of the catalogue: price_max=5, colour=red, \"price <= 5 and 'toy' in tags\". May be repeated.",
+    help='By attributes of the catalogue: price_max=5, \'colour=["red", "blue"]\', "price <= 5 and \'toy\' in tags". '
+    "Of several all must hold.",
 )
 @click.option(
     "--seen", type=click.Choice(["hide", "show"]), help="What the user has had.  [default: as the scenario says]"
@@ -156,9 +157,8 @@ def install(bundle: Path, state: Path | None, config: Path | None, as_json: bool
     """Tries the bundle NEW on this user's events and switches to it."""
     with edgerec.open(bundle, kept(state), config=config) as rec:
         done = rec.install(new, force=force)
-    compared = (
-        f"NDCG@10 {done.trial.difference:+.4f} over {done.trial.n} steps" if done.trial.difference else "no trial"
-    )
+    trial = done.trial
+    compared = "no trial" if trial.difference is None else f"NDCG@10 {trial.difference:+.4f} over {trial.n} steps"
     show(done, as_json, f"version {done.bundle.version} runs ({compared}, {done.relearned} events learned from)")
 
 
@@ -190,7 +190,11 @@ def show_profile(bundle: Path, state: Path | None, config: Path | None, as_json:
 @click.option("--policy", required=True, metavar="SCENARIO", help="The scenario whose pages are in question.")
 @click.option("--logged", default="default", show_default=True, metavar="SCENARIO", help="Whose pages were shown.")
 def evaluate(bundle: Path, state: Path | None, config: Path | None, as_json: bool, policy: str, logged: str) -> None:
-    """What another scenario's pages would have earned, from this device's own log."""
+    """What another scenario's pages would have earned, from this device's own log.
+
+    The pages of the scenario that was shown must have left something to chance, by a reranker such as epsilon or
+    softmax, as the last one. The policy in question may have one reranker that knows its probabilities, or none.
+    """
     with edgerec.open(bundle, kept(state), config=config) as rec:
         found = rec.evaluate(policy, logged=logged)
     show(found, as_json, console.estimates(console.plain(found)))

@@ -7,9 +7,33 @@ from typing import Any
 
 import numpy as np
 
+from edgerec.deltas import Delta, DeltaError, filtered
 from edgerec.errors import PluginError
-from edgerec.interfaces import Arrival, CandidateSource, EventFilter, Reranker, Updater
-from edgerec.types import Float32, LearningBatch, Model, Profile, Request, Reranking, Slate, SourceScores, State
+from edgerec.interfaces import (
+    Aggregator,
+    Arrival,
+    CandidateSource,
+    ChancePolicy,
+    DeltaFilter,
+    EventFilter,
+    Reranker,
+    SecureChance,
+    Transport,
+    Updater,
+)
+from edgerec.types import (
+    Float32,
+    Float64,
+    Int64,
+    LearningBatch,
+    Model,
+    Profile,
+    Request,
+    Reranking,
+    Slate,
+    SourceScores,
+    State,
+)
 
 Runner = Callable[..., Any]
 
@@ -24,6 +48,8 @@ class ShieldedSource:
         scores = self._run(self._inner.score, request, profile, model)
         if not isinstance(scores, SourceScores):
             raise TypeError(f"score must return SourceScores, not {type(scores).__name__}")
+        if scores.rows is not None:
+            _check_rows(scores.rows, scores.values, model.n_items)
         return scores
 
 
@@ -38,6 +64,21 @@ class ShieldedReranker:
         return reranking
 
 
+class ShieldedChance(ShieldedReranker):
+    """A `Reranker` of somebody else's that is a `ChancePolicy` too."""
+
+    _inner: Any
+
+    def probabilities(self, slate: Slate, left: Int64, request: Request, profile: Profile, model: Model) -> Float64:
+        chances: Float64 = self._run(self._inner.probabilities, slate, left, request, profile, model)
+        return chances
+
+
+def shielded_reranker(inner: Reranker, name: str, run: Runner) -> ShieldedReranker:
+    """A shield that offers what the reranker does."""
+    return (ShieldedChance if isinstance(inner, ChancePolicy) else ShieldedReranker)(inner, name, run)
+
+
 class ShieldedFilter:
     """An `EventFilter` of somebody else's."""
 
@@ -49,6 +90,46 @@ class ShieldedFilter:
         if reason is not None and not isinstance(reason, str):
             raise TypeError(f"review must return text or None, not {type(reason).__name__}")
         return reason
+
+
+class ShieldedDeltaFilter:
+    """A `DeltaFilter` of somebody else's. What it gives is checked and copied."""
+
+    def __init__(self, inner: DeltaFilter, name: str, run: Runner) -> None:
+        self.name, self._inner, self._run = name, inner, run
+
+    def filter(self, delta: Delta, chance: SecureChance) -> Delta:
+        return filtered(delta, self._run(self._inner.filter, delta, chance))
+
+
+class ShieldedTransport:
+    """A `Transport` of somebody else's."""
+
+    def __init__(self, inner: Transport, name: str, run: Runner) -> None:
+        self.name, self._inner, self._run = name, inner, run
+
+    def send(self, payload: bytes, *, delta_id: str) -> None:
+        def send() -> None:
+            self._inner.send(payload, delta_id=delta_id)
+
+        self._run(send)
+
+
+class ShieldedAggregator:
+    """An `Aggregator` of somebody else's."""
+
+    def __init__(self, inner: Aggregator, name: str, run: Runner) -> None:
+        self.name, self._inner, self._run = name, inner, run
+        least = getattr(inner, "least", None)
+        if not isinstance(least, int):
+            raise PluginError(f"aggregator {name} lacks `least: int`")
+        self.least = least
+
+    def aggregate(self, deltas: Float32) -> Float64:
+        joined = np.array(self._run(self._inner.aggregate, deltas), np.float64)
+        if joined.shape != deltas.shape[1:] or not np.isfinite(joined).all():
+            raise DeltaError(f"{self.name} gives {joined.shape} of deltas {deltas.shape}, or is not finite")
+        return joined
 
 
 class ShieldedUpdater:
@@ -65,15 +146,28 @@ class ShieldedUpdater:
         return _copied(self._run(self._inner.initial, model))
 
     def update(self, state: State, batch: LearningBatch) -> State:
-        views = {name: array.view() for name, array in state.items()}  # whose lock has no key on this side
-        return _copied(self._run(self._inner.update, views, batch))
+        return _copied(self._run(self._inner.update, _views(state), batch))
 
     def user_vector(self, state: State) -> Float32 | None:
-        vector = self._run(self._inner.user_vector, state)
+        vector = self._run(self._inner.user_vector, _views(state))
         return None if vector is None else np.array(vector)
 
     def migrate(self, state: State, old_schema: int) -> State:
-        return _copied(self._run(self._inner.migrate, state, old_schema))
+        return _copied(self._run(self._inner.migrate, _views(state), old_schema))
+
+
+def _check_rows(rows: Any, values: Any, n_items: int) -> None:
+    """Raises ValueError where scores are not of items, each once."""
+    rows = np.asarray(rows)
+    if rows.dtype.kind not in "iu" or rows.ndim != 1 or np.shape(values) != rows.shape:
+        raise ValueError(f"rows {rows.dtype} {rows.shape} for values {np.shape(values)}")
+    if len(rows) and (rows.min() < 0 or rows.max() >= n_items or len(np.unique(rows)) != len(rows)):
+        raise ValueError("rows must be rows of the catalogue, each once")
+
+
+def _views(state: State) -> State:
+    """The state, its arrays as views: the key to their lock stays on this side."""
+    return {name: array.view() for name, array in state.items()}
 
 
 def _copied(state: State) -> State:

@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from batches import frozen
+from numpy.typing import ArrayLike
 
-from edgerec.types import Float32, Model, Profile, Request, Slate, State
+from edgerec.types import Model, Profile, Request, Slate, State
 
 REQUEST = Request("default", "hide", 0.0)
 DAY = 86400.0
 
 
-def model_of(vectors: Float32 | Sequence[Sequence[float]]) -> Model:
+def model_of(vectors: ArrayLike) -> Model:
     given = np.array(vectors, np.float32)
     zeros = np.zeros(len(given), np.float32)
     return Model(frozen(given), frozen(zeros), frozen(zeros))
@@ -23,9 +24,9 @@ def random_model(n_items: int = 40, dim: int = 6, seed: int = 0) -> Model:
     return model_of(np.random.default_rng(seed).normal(size=(n_items, dim)))
 
 
-def slate_of(scores: Sequence[float], n: int, *, rows: Sequence[int] | None = None, seed: int = 0) -> Slate:
+def slate_of(scores: ArrayLike, n: int, *, rows: Sequence[int] | None = None, seed: int = 0) -> Slate:
     """Candidates in the order of the catalogue unless `rows` says otherwise."""
-    given = range(len(scores)) if rows is None else rows
+    given = np.arange(len(np.asarray(scores))) if rows is None else np.array(rows)
     return Slate(frozen(np.array(given, np.int32)), frozen(np.array(scores, np.float64)), n, seed)
 
 

@@ -13,7 +13,7 @@ from batches import DIM, make_batch, make_model, make_replayed, one_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from scipy import optimize
+from scipy import optimize  # type: ignore[import-untyped]
 from test_sgd import loss_of
 
 from edgerec import hookspecs

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = [
     {"records", "log"},
     {"types", "errors", "version"},
+    {"deltas"},
     {"interfaces", "config", "score_table", "off_policy"},
     {"hookspecs", "bundle", "store", "isolation", "discovery", "shields"},
     {"history", "hooks"},

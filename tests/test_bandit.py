@@ -168,8 +168,8 @@ def test_in_the_runtime_it_learns_beside_the_updater_and_survives_the_process(op
         "config": {"blend": {"weights": {"taste": 1.0, "bandit": 1.0}}, "sources": {"popular": {"boost": 0.0}}},
     }
     rec = opener(**options)
-    for item in ("i3", "i9", "i3"):
-        rec.record(item, "click")
+    for item in ("i3", "i9", "i3", "i5"):
+        assert rec.record(item, "click").learned
     page = rec.recommend(5)
     assert not page.degraded
     assert any(one.parts["bandit"] for one in page)

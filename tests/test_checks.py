@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import broken_others as others
+import broken_rounds as rounds
 import broken_updaters as updaters
 import numpy as np
 import pytest
@@ -22,9 +23,11 @@ from edgerec.checks import check_names, conformance, run_checks
 from edgerec.checks.running import CHECKS
 from edgerec.errors import ConfigError, PluginError
 from edgerec.types import Float32, Model, Profile, State
+from edgerec_plugins.aggregation import Krum, Mean, Median, MultiKrum, TrimmedMean
 from edgerec_plugins.diversity import METHODS, Diversity
 from edgerec_plugins.explore import Epsilon, Softmax, Thompson
 from edgerec_plugins.foldin import FoldIn
+from edgerec_plugins.privacy import PER, Clip, Noise
 from edgerec_plugins.quality import Quality
 from edgerec_plugins.sgd import LOSSES, Sgd
 
@@ -34,7 +37,14 @@ TestQuality = conformance(Quality, settings={"most": 3, "most_long": 6, "repeat_
 TestDiversity = conformance(Diversity, settings=[{"method": method} for method in METHODS])
 TestEpsilon = conformance(Epsilon)
 TestSoftmax = conformance(Softmax)
-TestThompson = conformance(Thompson, xfail={"small_slates": "numpy warns of the mean of an empty slate"})
+TestThompson = conformance(Thompson)
+TestClip = conformance(Clip, settings=[{"per": per, "bound": bound} for per in PER for bound in (1.0, 0.1)])
+TestNoise = conformance(Noise, settings=[{"per": per} for per in PER])
+TestMean = conformance(Mean, xfail={"hostile_device": "a mean follows whoever is loudest"})
+TestMedian = conformance(Median)
+TestTrimmedMean = conformance(TrimmedMean)
+TestKrum = conformance(Krum, settings=[{}, {"hostile": 9}])
+TestMultiKrum = conformance(MultiKrum, settings=[{}, {"hostile": 4, "chosen": 3}])
 
 # check, kind, what does it wrong, what is said of it
 BROKEN: list[tuple[str, str, Any, str]] = [
@@ -85,6 +95,30 @@ BROKEN: list[tuple[str, str, Any, str]] = [
     ("verdict", "filter", others.Judge, "not True"),
     ("empty_earlier", "filter", others.Experienced, "IndexError"),
     ("no_memory", "filter", others.Tired, "depends on what was asked before"),
+    ("no_global_randomness", "delta_filter", rounds.OwnChance, "draws from numpy.random"),
+    ("no_memory", "delta_filter", rounds.Counting, "depends on what was asked before"),
+    ("delta_form", "delta_filter", rounds.Signed, "another id"),
+    ("delta_form", "delta_filter", rounds.Renames, "'bias2', 'prior2'"),
+    ("delta_form", "delta_filter", rounds.WideDelta, r"not float64 \(60,\)"),
+    ("delta_form", "delta_filter", rounds.Square, r"not float32 \(60, 1\)"),
+    ("constant_size", "delta_filter", rounds.Telling, "sizes"),
+    ("finite_delta", "delta_filter", rounds.Divides, "'bias' is not finite"),
+    ("odd_delta", "delta_filter", rounds.Trusting, "of a delta with nan is not finite"),
+    ("sent_twice", "transport", rounds.Answers, "not 200"),
+    ("sent_twice", "transport", rounds.Once, "FileExistsError"),
+    ("odd_id", "transport", rounds.Pathlike, "FileNotFoundError"),
+    ("inputs_unchanged", "aggregator", rounds.InPlaceAggregator, "read-only"),
+    ("no_memory", "aggregator", rounds.Momentum, "depends on what was asked before"),
+    ("one_delta", "aggregator", rounds.Narrow, "float32"),
+    ("one_delta", "aggregator", rounds.Several, r"\(2, 60\)"),
+    ("one_delta", "aggregator", rounds.Lists, "not list"),
+    ("finite_sum", "aggregator", rounds.Overflows, "not finite"),
+    ("any_order", "aggregator", rounds.First, "another order"),
+    ("equal_deltas", "aggregator", rounds.Sums, "equal deltas"),
+    ("least", "aggregator", rounds.Undemanding, "takes 2 deltas"),
+    ("least", "aggregator", rounds.Overdemanding, "IndexError"),
+    ("least", "aggregator", rounds.Nothing, "takes 0 deltas"),
+    ("hostile_device", "aggregator", rounds.Loud, "moves the delta by"),
 ]
 SOUND = [
     ("updater", updaters.Sound),
@@ -92,6 +126,9 @@ SOUND = [
     ("source", others.SparseSource),
     ("reranker", others.Reranker),
     ("filter", others.Filter),
+    ("delta_filter", rounds.DeltaFilter),
+    ("transport", partial(rounds.Transport, {})),
+    ("aggregator", rounds.Aggregator),
 ]
 
 
@@ -180,7 +217,7 @@ def test_what_cannot_be_checked_is_refused() -> None:
         (object, {}, "none of the methods"),
         (3, {}, "cannot be checked"),
         (updaters.Sound, {"settings": []}, "no settings"),
-        (updaters.Sound, {"kind": "transport"}, "no checks of 'transport'"),
+        (updaters.Sound, {"kind": "oracle"}, "no checks of 'oracle'"),
         (updaters.Sound, {"xfail": {"astrology": "Mars"}}, "no check 'astrology'"),
         (updaters.Sound, {"xfail": {"shape": "is for sources"}}, "no check 'shape'"),
         (updaters.Sound, {"xfail": {"finite": " "}}, "does not say why"),

@@ -105,6 +105,59 @@ def test_explain_adds_up(shell: Shell) -> None:
     assert "not served: seen" in printed(shell("explain", "i3"))
 
 
+RULES = """
+[scenarios.home]
+where = "price <= 5"
+boosts = [{where = "new", by = 0.5}]
+rerankers = ["diversity"]
+
+[scenarios.lost]
+rerankers = ["absent"]
+
+[filters.quality]
+repeat_s = 600
+"""
+
+
+@pytest.fixture
+def rules(tmp_path: Path) -> Path:
+    (tmp_path / "rules.toml").write_text(RULES)
+    return tmp_path / "rules.toml"
+
+
+def test_explain_tells_what_rules_and_rerankers_did(shell: Shell, rules: Path) -> None:
+    common = ("--config", rules, "--scenario", "home")
+    shell("record", "i3", "--kind", "purchase")
+    why = document(shell("explain", "i2", *common, "--json"))
+    text = printed(shell("explain", "i2", *common))
+    assert re.search(r"^ +\+0\.500  boost new$", text, re.MULTILINE), "what a rule adds has no weight"
+    assert f"\n  diversity puts it at {why['reranked']['diversity']}\n" in text
+    assert re.search(r"^ +[+-]\S+  taste \(weight 1\.000\)$", text, re.MULTILINE)
+    left_out = printed(shell("explain", "i8", *common))
+    assert left_out.splitlines()[1].startswith("not served: where price <= 5, score ")
+    assert "diversity" not in left_out
+
+
+def test_conditions_may_be_mixed_and_all_must_hold(shell: Shell) -> None:
+    both = ("--where", 'colour=["red", "blue"]', "--where", "price <= 5 and 't1' in tags")
+    found = document(shell("recommend", "-n", 60, *both, "--json"))["items"]
+    wanted = {f"i{row}" for row in range(60) if row % 5 and row % 3 != 1 and row % 17 <= 4 and row % 4 == 1}
+    assert {one["item"] for one in found} == wanted
+
+
+def test_what_fails_or_is_missing_is_told(shell: Shell, rules: Path) -> None:
+    done = shell("recommend", "--scenario", "lost", "--config", rules)
+    assert "(made without reranker absent: see `edgerec stats`)" in done.stdout
+    assert "no plugin registers a reranker named 'absent'" in shell("stats", "--config", rules).stdout
+    assert printed(shell("recommend")).count("\n") == 10
+
+
+def test_an_event_that_a_filter_sets_aside_is_told(shell: Shell, rules: Path) -> None:
+    shell("record", "i3", "--at", "1700000000", "--config", rules)
+    done = shell("record", "i3", "--at", "1700000001", "--config", rules)
+    assert done.stdout.startswith("stored, but set aside by an event filter: nothing is learned from it; event ")
+
+
 def test_stats_is_a_table_for_people(shell: Shell) -> None:
     shell("record", "i3", "--kind", "purchase")
     found = document(shell("stats", "--json"))

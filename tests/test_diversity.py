@@ -85,7 +85,7 @@ def test_calibration_is_steck(strength: float) -> None:
 
     def gain(page: list[int], i: int) -> float:
         share = np.bincount(np.array([*page, i]) % 3, minlength=3) / (len(page) + 1)
-        return -sum(p * math.log(p / (0.99 * q + 0.01 * p)) for p, q in zip(wanted, share, strict=True))
+        return float(-sum(p * math.log(p / (0.99 * q + 0.01 * p)) for p, q in zip(wanted, share, strict=True)))
 
     expected = greedy(SCORES, 10, strength, gain)
     profile = profile_of(past, dim=3)

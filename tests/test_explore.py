@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from scipy import stats
+from scipy import stats  # type: ignore[import-untyped]
 from slates import REQUEST, model_of, profile_of, random_model, slate_of
 
 from edgerec import hookspecs
@@ -79,7 +79,7 @@ def test_thompson_logs_frequencies_and_unbiased_weights() -> None:
     for beginning, values in logged.items():
         count, of = times[beginning], times[beginning[:-1]]
         # the mean of (c + 1) / (R + 1) is (R p + 1) / (R + 1)
-        p = min(max((np.mean(values) * (draws + 1) - 1) / draws, 0.0), 1.0)
+        p = min(max((sum(values) / count * (draws + 1) - 1) / draws, 0.0), 1.0)
         deviation = math.sqrt(max(p * (1 - p), 1 / of) * (1 / of + 1 / (draws * count)))
         assert abs(count / of - p) < z * deviation + 1 / of, beginning
         # over pages, 1/propensity of those that show the item adds up to all pages, but for (1 - p)^(R + 1)

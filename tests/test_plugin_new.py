@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
 import venv
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -108,9 +110,9 @@ def test_the_readme_names_what_there_is(tmp_path: Path) -> None:
     readme = (folder / "README.md").read_text()
     assert "edgerec simulate --bundle X --data D --updater next_up" in readme
     assert "pytest" in readme
-    for line in readme.splitlines():
-        if line.startswith(("src/", "tests/")):
-            assert (folder / line.split()[0]).is_file(), line
+    named = re.findall(r"^- `([^`]+)`", readme, re.MULTILINE)
+    assert len(named) == 2
+    assert all((folder / path).is_file() for path in named)
     project = tomllib.loads((folder / "pyproject.toml").read_text())
     assert project["project"]["entry-points"]["edgerec"] == {"next_up": "edgerec_next_up"}
     assert "class NextUpUpdater:" in (folder / "src/edgerec_next_up/__init__.py").read_text()
@@ -177,24 +179,72 @@ def test_the_new_command_says_where_and_what_next(tmp_path: Path) -> None:
     assert "hint" in again.stderr
 
 
-def test_the_check_command_tells_what_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+HASTY = """
+from broken_updaters import Clock
+from edgerec.hookspecs import hookimpl
+
+@hookimpl
+def edgerec_updaters():
+    return {'hasty': lambda settings: Clock()}
+"""
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[str], Result]]:
+    """Checks a plugin `hasty` of that source."""
+
+    def check(source: str, *arguments: object) -> Result:
+        (tmp_path / "hasty_plugin.py").write_text(source)
+        return invoke("check", "hasty", *arguments)
+
     (tmp_path / "hasty.dist-info").mkdir()
     (tmp_path / "hasty.dist-info" / "entry_points.txt").write_text("[edgerec]\nhasty = hasty_plugin\n")
-    (tmp_path / "hasty_plugin.py").write_text(
-        "from broken_updaters import Clock\n"
-        "from edgerec.hookspecs import hookimpl\n\n\n"
-        "@hookimpl\n"
-        "def edgerec_updaters():\n"
-        "    return {'hasty': lambda settings: Clock()}\n"
-    )
     monkeypatch.syspath_prepend(str(tmp_path))
-    done = invoke("check", "hasty")
+    yield check
+    sys.modules.pop("hasty_plugin", None)
+
+
+def test_the_check_command_tells_what_fails(hasty: Callable[..., Result]) -> None:
+    done = hasty(HASTY)
     assert done.exit_code == PluginError.exit_code
     assert "updater hasty: 22 of 23 checks passed" in done.stdout
     assert "FAIL  no_clock" in done.stdout
-    assert "look at no_clock" in done.stderr
-    found = json.loads(invoke("check", "hasty", "--json").stdout)
+    assert "begin with no_clock" in done.stderr
+    found = json.loads(hasty(HASTY, "--json").stdout)
     assert [one["check"] for one in found["results"] if not one["ok"]] == ["no_clock"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("def edgerec_updaters", "def edgerec_updater", "there is no hook edgerec_updater"),
+        ("@hookimpl\n", "", "no function that is marked @hookimpl"),
+        ("\n@", "\ndef edgerec_sources(): ...\n@", "edgerec_sources is not marked, .*\n  hint: write @hookimpl"),
+        ("lambda settings: Clock()", "Clock()", "updater hasty: .*Clock.* cannot be called\n  hint: register a class"),
+        ("Clock()}", "settings['rate']}", "updater hasty cannot be made: KeyError: 'rate'"),
+    ],
+)
+def test_the_check_command_tells_what_can_be_no_plugin(
+    old: str, new: str, told: str, hasty: Callable[..., Result]
+) -> None:
+    done = hasty(HASTY.replace(old, new))
+    assert done.exit_code == PluginError.exit_code
+    assert re.search(told, done.stderr), done.stderr
+    assert "Traceback" not in done.output
+
+
+def test_a_hook_of_a_later_version_may_be_optional(hasty: Callable[..., Result]) -> None:
+    later = "\n\n@hookimpl(optionalhook=True)\ndef edgerec_later():\n    return {}\n"
+    assert "22 of 23 checks passed" in hasty(HASTY + later).stdout
+
+
+def test_a_reason_that_many_checks_give_is_told_once(hasty: Callable[..., Result]) -> None:
+    done = hasty(HASTY.replace("Clock()", "type('Slim', (), {'name': 'slim'})()"))
+    reasons = re.findall(r"^  FAIL .*no attribute 'initial'.*$", done.stdout, re.MULTILINE)
+    assert len(reasons) == 2
+    assert re.match(r"  FAIL  \d+ more checks, for the same reason: raises AttributeError", reasons[1])
+    assert "there is no method `initial`" not in reasons[0]
+    assert re.search(r"hint: begin with interface, \w+, \w+; in pytest", done.stderr)
 
 
 def test_the_check_command_knows_what_it_cannot_check() -> None:

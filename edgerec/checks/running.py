@@ -6,12 +6,15 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from edgerec.checks.aggregators import AGGREGATOR_CHECKS
 from edgerec.checks.cases import Case
 from edgerec.checks.comparing import CheckFailed
+from edgerec.checks.delta_filters import DELTA_FILTER_CHECKS
 from edgerec.checks.filters import FILTER_CHECKS
 from edgerec.checks.rerankers import RERANKER_CHECKS
 from edgerec.checks.sources import SOURCE_CHECKS
 from edgerec.checks.subjects import KINDS, Subject, factory_of, kind_of
+from edgerec.checks.transports import TRANSPORT_CHECKS
 from edgerec.checks.updaters import UPDATER_CHECKS
 from edgerec.errors import PluginError
 from edgerec.interfaces import FAILURES, Settings, Updater
@@ -24,6 +27,9 @@ CHECKS: Mapping[str, Sequence[Check]] = {
     "source": SOURCE_CHECKS,
     "reranker": RERANKER_CHECKS,
     "filter": FILTER_CHECKS,
+    "delta_filter": DELTA_FILTER_CHECKS,
+    "transport": TRANSPORT_CHECKS,
+    "aggregator": AGGREGATOR_CHECKS,
 }
 
 
@@ -37,7 +43,7 @@ class CheckResult:
 
 
 def check_names(kind: str) -> list[str]:
-    """The checks of a kind: "updater", "source", "reranker" or "filter"."""
+    """The checks of a kind: "updater", "source", "reranker", "filter", "delta_filter", "transport" or "aggregator"."""
     return [_name(check) for check in _checks(kind)]
 
 

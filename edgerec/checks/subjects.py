@@ -9,8 +9,18 @@ from typing import Any
 
 from edgerec.checks.cases import Case, case_of, with_states
 from edgerec.checks.comparing import Call, direct, fingerprint
+from edgerec.checks.uploads import FixedChance, deltas_of, devices_of
 from edgerec.errors import PluginError
-from edgerec.interfaces import CandidateSource, EventFilter, Reranker, Settings, Updater
+from edgerec.interfaces import (
+    Aggregator,
+    CandidateSource,
+    DeltaFilter,
+    EventFilter,
+    Reranker,
+    Settings,
+    Transport,
+    Updater,
+)
 from edgerec.records import record
 
 
@@ -37,6 +47,25 @@ def _review(one: EventFilter, case: Case, call: Call) -> None:
         call(one.review, case.arrivals[place], case.arrivals[:place])
 
 
+def _filter(one: DeltaFilter, case: Case, call: Call) -> None:
+    chance = FixedChance()
+    for delta in deltas_of(case):
+        call(one.filter, delta, chance)
+
+
+def _send(one: Transport, case: Case, call: Call) -> None:
+    def send(payload: bytes, delta_id: str) -> None:
+        one.send(payload, delta_id=delta_id)
+
+    call(send, b"a delta", "delta-0")
+
+
+def _aggregate(one: Aggregator, case: Case, call: Call) -> None:
+    rows = devices_of(case, one.least)
+    for few in (rows, rows[: one.least]):
+        call(one.aggregate, few)
+
+
 @record
 class Kind:
     """An interface. `method`: the one that tells it from the others · `members`: all that it asks for · `work`: makes
@@ -59,6 +88,9 @@ KINDS: Mapping[str, Kind] = {
     "source": Kind("edgerec_sources", "score", {"name": str, "score": None}, _score),
     "reranker": Kind("edgerec_rerankers", "rerank", {"name": str, "rerank": None}, _rerank),
     "filter": Kind("edgerec_event_filters", "review", {"name": str, "review": None}, _review),
+    "delta_filter": Kind("edgerec_delta_filters", "filter", {"name": str, "filter": None}, _filter),
+    "transport": Kind("edgerec_transports", "send", {"name": str, "send": None}, _send),
+    "aggregator": Kind("edgerec_aggregators", "aggregate", {"name": str, "least": int, "aggregate": None}, _aggregate),
 }
 
 

@@ -27,7 +27,7 @@ import numpy as np
 
 from edgerec.hookspecs import hookimpl
 from edgerec.interfaces import RerankerFactory, Settings
-from edgerec.types import Float32, Float64, Int64, Model, Profile, Request, Reranking, Slate
+from edgerec.types import Float32, Float64, Int32, Int64, Model, Profile, Request, Reranking, Slate
 from edgerec_plugins.settings import SettingsReader
 
 METHODS = ("calibration", "dpp", "mmr")
@@ -60,7 +60,7 @@ class Diversity:
         left[chosen] = False
         return Reranking(np.concatenate((slate.rows[chosen], slate.rows[left])))
 
-    def _page(self, rows: Int64, profile: Profile, model: Model) -> Page:
+    def _page(self, rows: Int32, profile: Profile, model: Model) -> Page:
         directions = unit(model.vectors[rows])
         if self.method == "mmr":
             return Mmr(directions)
@@ -161,8 +161,9 @@ def relevance(scores: Float64, n: int) -> Float64:
 
 def unit(vectors: Float32) -> Float32:
     """Rows of length 1; a row of no length stays."""
-    length = np.sqrt(np.einsum("md,md->m", vectors, vectors))
-    directions: Float32 = vectors / np.where(length > 0, length, 1)[:, None]
+    length: Float32 = np.sqrt(np.einsum("md,md->m", vectors, vectors))
+    length[length == 0] = 1
+    directions: Float32 = vectors / length[:, None]
     return directions
 
 

@@ -32,7 +32,7 @@ import numpy as np
 
 from edgerec.hookspecs import hookimpl
 from edgerec.interfaces import RerankerFactory, Settings
-from edgerec.types import Float64, Int64, Model, Profile, Request, Reranking, Slate
+from edgerec.types import Float64, Int32, Int64, Model, Profile, Request, Reranking, Slate
 from edgerec_plugins.settings import SettingsReader
 
 
@@ -120,7 +120,7 @@ class Thompson:
         normal = chance_of(slate, self.name).standard_normal((n + self.draws, model.dim))
         return self._filled(slate, slate.scores[:m] + self._tastes(past, normal) @ arms.T, n)
 
-    def _vectors(self, rows: Int64, profile: Profile, model: Model) -> tuple[Float64, Float64]:
+    def _vectors(self, rows: Int32, profile: Profile, model: Model) -> tuple[Float64, Float64]:
         """x of the pool, float64 (m, dim), and of the history, float64 (H, dim)."""
         arms = model.vectors[rows].astype(np.float64)
         size = np.sqrt(np.square(arms).sum(axis=1).mean()) or 1.0

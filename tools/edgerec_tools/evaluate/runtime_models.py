@@ -59,7 +59,7 @@ class OnDevice:
         self.columns[self._row_of[known]] = np.flatnonzero(known)
         self.vectors = bundle.model.vectors
         self.scenario = scenario_of(manifest, seen)
-        self._engine = Engine(bundle, Plugins([]), Config(updater=NO_UPDATER, learn_blend=False))
+        self._engine = Engine(bundle, Plugins([]), Config(updater=NO_UPDATER, learn_blend=False, filter_events=False))
         self._learned = self._engine.learner.initial()
 
     def scores(self, pasts: Pasts) -> Float32:

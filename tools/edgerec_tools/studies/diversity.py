@@ -27,6 +27,7 @@ from edgerec_tools import intervals, metrics
 from edgerec_tools.datasets import Dataset, load
 from edgerec_tools.periods import Period, seconds
 from edgerec_tools.progress import Progress, bars
+from edgerec_tools.protocols import by_user
 from edgerec_tools.replay import RULES, Clock, Stories, scenario_of
 from edgerec_tools.scratch import scratch
 from edgerec_tools.studies.plots import COLOURS, panels
@@ -34,6 +35,8 @@ from edgerec_tools.studies.trials import exported
 
 PERIOD = Period(seconds("2011-06-01"), seconds("2011-09-01"))
 PLUGINS = ("edgerec_plugins.sgd",)
+UNFILTERED = {"learning": {"filter_events": False}}
+"""Ratings come in by the dozen in one minute."""
 K, POOL = 10, 100
 MOST_LOSS = 0.02
 HEAD = "| method | strength | NDCG@10 | change | diversity | change | nearest | change |\n" + "| --- " * 8 + "|"
@@ -70,21 +73,24 @@ Curves = Mapping[str, Mapping[float, Point]]
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("model", type=click.Path(path_type=Path))
+@click.option("--data", default="retail", show_default=True, help="A data set, or a file of one.")
+@click.option("--last", is_flag=True, help="Ask for each user's last event, instead of for a period's baskets.")
 @click.option("--devices", type=click.IntRange(min=2), help="A random sample of so many users; all by default.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--plot", type=click.Path(path_type=Path), help="An SVG file for the curves.")
-def study(model: Path, devices: int | None, seed: int, plot: Path | None) -> None:
+def study(model: Path, data: str, last: bool, devices: int | None, seed: int, plot: Path | None) -> None:
     """Prints two Markdown tables per view: the curves of all users, and the chosen strengths on half of them."""
     from edgerec_exporters.trained import load_trained
 
-    dataset = load("retail")
+    dataset = load(data)
+    take = last_events if last else taken_down
     with scratch() as folder, bars() as progress:
         bundle_path = exported(load_trained(model), folder)
         with edgerec.load_bundle(bundle_path, folder) as bundle:
-            baskets = taken_down(dataset, bundle, devices, seed, folder, progress)
+            baskets = take(dataset, bundle, devices, seed, folder, progress)
             users = {view: np.array([one.user for one in found]) for view, found in baskets.items()}
             curves = {view: measured(found, bundle.model, view, progress) for view, found in baskets.items()}
-    for view in RULES:
+    for view in baskets:
         click.echo(f"\n{view}: {len(users[view])} baskets, {len(np.unique(users[view]))} users\n")
         _table(curves[view], users[view], seed)
         _chosen_table(curves[view], users[view], seed)
@@ -132,6 +138,34 @@ def _life(
             clock.now = visit.ends
             rec.record_many(visit.events)
             remember(visit.events)
+
+
+def last_events(
+    dataset: Dataset, bundle: edgerec.Bundle, devices: int | None, seed: int, folder: Path, progress: Progress
+) -> dict[str, list[Basket]]:
+    """The view `novel`: each sampled user's last event, from a device that had all the earlier ones as history."""
+    order = by_user(dataset)
+    users, begins = np.unique(dataset.user[order], return_index=True)
+    ends = np.append(begins[1:], len(order))
+    chosen = np.sort(np.random.default_rng(seed).permutation(np.flatnonzero(ends - begins > 1))[:devices])
+    scenario, found = scenario_of(bundle.manifest, RULES["novel"]), list[Basket]()
+    for done, user in enumerate(chosen.tolist(), 1):
+        places = order[begins[user] : ends[user]].tolist()
+        events = [
+            edgerec.Event(
+                dataset.items[dataset.item[n]], dataset.kinds[dataset.kind[n]], None, float(dataset.at[n]), f"{k}"
+            )
+            for k, n in enumerate(places)
+        ]
+        rows = bundle.catalogue.rows([event.item for event in events])
+        with edgerec.open(bundle, folder / str(user), plugins=PLUGINS, config=UNFILTERED, seed=user) as rec:
+            rec.pause_learning()
+            rec.record_many(events[:-1])
+            page = rec.recommend(POOL, seen=RULES["novel"], scenario=scenario, log_exposure=False)
+        past = rows[:-1][rows[:-1] >= 0].tolist()
+        found.append(Basket(int(users[user]), _slate(page, bundle), rows[-1:], _profile(past, bundle)))
+        progress("devices", done, len(chosen))
+    return {"novel": found}
 
 
 def _slate(page: Page, bundle: edgerec.Bundle) -> Slate:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLOURS = ("#1f5fa8", "#d1495b", "#2a9d8f", "#e39b3b", "#8e5ea2")
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "font.size": 9.5,
     "svg.fonttype": "none",
     "svg.hashsalt": "edgerec",
