@@ -35,7 +35,8 @@ def page(found: Page) -> str:
     width = max((len(r.item) for r in found), default=0)
     lines = [f"{r.rank:3d}  {r.score:8.3f}  {r.item:{width}}  {r.title}" for r in found]
     lines += [f"({found.reason})"] if found.reason else []
-    lines += [f"(made without {', '.join(found.degraded)}: see `edgerec stats`)"] if found.degraded else []
+    if found.degraded:
+        lines.append(f"(made without {', '.join(found.degraded)}: see `edgerec plugins list --state`)")
     return "\n".join(lines)
 
 

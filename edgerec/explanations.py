@@ -7,8 +7,9 @@ import numpy as np
 from edgerec.device import Device, Snapshot
 from edgerec.history import History
 from edgerec.learning.progressive import ranks
-from edgerec.pages import Ranking, choose, places_of, row_of
+from edgerec.pages import Choice, Ranking, choose, places_of, row_of
 from edgerec.serving import pipeline
+from edgerec.serving.caps import why_capped
 from edgerec.serving.explain import influences
 from edgerec.types import Explanation, Influence, PageRequest
 
@@ -18,7 +19,7 @@ PAGE = 10
 
 def explanation(device: Device, item: str, scenario: str, *, page: str | None = None) -> Explanation:
     """Parts that add up to the item's score, its place, what the rerankers did to it, the events that moved it most,
-    or the rule that keeps it out. `page`: id of the page whose chance the rerankers repeat.
+    or the rule or cap that keeps it out. `page`: id of the page whose chance the rerankers repeat.
 
     Raises UnknownItem or UnknownScenario.
     """
@@ -28,19 +29,35 @@ def explanation(device: Device, item: str, scenario: str, *, page: str | None = 
     row = row_of(snapshot.engine.bundle, item)
     names, parts = ranking.parts(np.array(row))
     score = float(parts.sum())
-    filtered = ranking.why_blocked(row)
+    blocked = ranking.why_blocked(row)
+    choice = None if blocked else choose(ranking, seed=_seed(page))
     return Explanation(
         item=item,
         title=catalogue.title(row),
         scenario=scenario,
         score=score,
-        rank=None if filtered else _rank(ranking, row),
+        rank=None if blocked else _rank(ranking, row),
         parts=dict(zip(names, parts.tolist(), strict=True)),
         weights=dict(zip(ranking.situation.table.names, ranking.mix.weights.tolist(), strict=True)),
         events=_influences(snapshot, ranking.rules.based_on, row, float(parts[: len(ranking.mix.weights)].sum())),
-        filtered=filtered,
-        reranked={} if filtered else places_of(choose(ranking, seed=int(page or "0", 16)).reranked, row),
+        filtered=blocked if choice is None else _why_capped(ranking, choice, row),
+        reranked={} if choice is None else places_of(choice.reranked, row),
     )
+
+
+def _seed(page: str | None) -> int:
+    """What the chance of a page is drawn from; that of a page whose id is not ours is not known."""
+    try:
+        return int(page or "0", 16)
+    except ValueError:
+        return 0
+
+
+def _why_capped(ranking: Ranking, choice: Choice, row: int) -> str | None:
+    caps = ranking.rules.caps
+    if not caps or (choice.rows == row).any():
+        return None
+    return why_capped(choice.order, ranking.engine.bundle.catalogue, caps, row)
 
 
 def _rank(ranking: Ranking, row: int) -> int:

@@ -198,7 +198,7 @@ def _traced(name: str, make: Callable[..., Any]) -> Callable[..., Any]:
         finally:
             took = (time.perf_counter() - start) * 1e3
             method = getattr(function, "__name__", "")
-            called = f"{name}.{method}" if method.isidentifier() else name
+            called = f"{name}.{method}" if method.isidentifier() and method not in name.split() else name
             print(f"edgerec plugin: {called} {ended} after {took:.2f} ms", file=sys.stderr)
 
     return traced

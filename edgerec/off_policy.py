@@ -33,7 +33,7 @@ class LoggedPage:
 
     `reward`: what each place earned · `logged`: the propensity it was logged with · `target`: the probability with
     which the policy in question would have filled it so, given the places above · `score`: that of the item that stood
-    there · `target_score`: that of the policy's choice, in expectation.
+    there · `target_score`: that of the policy's choice, in expectation; NaN where it has nothing left to choose.
     """
 
     reward: Float64
@@ -76,7 +76,7 @@ def estimates(pages: Sequence[LoggedPage]) -> Estimates:
     score, target_score = _padded(pages, "score"), _padded(pages, "target_score")
     there = _padded(pages, "logged") > 0
     logged = np.where(there, _padded(pages, "logged"), 1.0)
-    weight: Float64 = np.cumprod(np.where(there, target / logged, 1.0), axis=1) * there
+    weight: Float64 = np.where(there, np.cumprod(np.where(there, target / logged, 1.0), axis=1), 0.0)
     above = np.concatenate((np.ones((len(pages), 1)), weight[:, :-1]), axis=1) * there
     q, q_target = _predicted(reward, score, target_score, there)
     whole = np.array([row[mask][-1] if mask.any() else 1.0 for row, mask in zip(weight, there, strict=True)])
@@ -111,7 +111,8 @@ def _self_normalised(weight: Float64, reward: Float64) -> Estimate:
     """The interval is that of a bootstrap over pages, with fixed seed."""
     rng = np.random.default_rng(0)
     n = len(weight)
-    drawn = [_snips(weight[rows], reward[rows]) for rows in rng.integers(0, n, (_RESAMPLES, n))]
+    resamples = (rng.integers(0, n, n) for _ in range(_RESAMPLES))
+    drawn = [_snips(weight[rows], reward[rows]) for rows in resamples]
     low, high = np.percentile(drawn, (2.5, 97.5)).tolist()
     return Estimate(_snips(weight, reward), (low, high))
 
@@ -131,7 +132,8 @@ def _predicted(reward: Float64, score: Float64, target_score: Float64, there: Bo
         gram = x.T @ x + _RIDGE * np.eye(x.shape[1])
         coefficients = np.linalg.solve(gram, x.T @ reward[fit][there[fit]])
         q[use] = _features(score[use]) @ coefficients * there[use]
-        q_target[use] = _features(target_score[use]) @ coefficients * there[use]
+        chosen = there[use] & ~np.isnan(target_score[use])
+        q_target[use] = np.where(chosen, _features(np.nan_to_num(target_score[use])) @ coefficients, 0.0)
     return q, q_target
 
 

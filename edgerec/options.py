@@ -21,7 +21,10 @@ def show(result: Any, as_json: bool, text: str) -> None:
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 scenario_option = click.option(
-    "--scenario", default="default", show_default=True, help="One of the bundle's; see `edgerec bundle info`."
+    "--scenario",
+    default="default",
+    show_default=True,
+    help="One of the bundle's (see `edgerec bundle info`), or of --config.",
 )
 
 

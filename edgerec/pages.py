@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import NoneType
 from typing import Any
 
 import numpy as np
 
 from edgerec.bundle import Bundle
 from edgerec.device import Device, Snapshot
-from edgerec.errors import UnknownItem
-from edgerec.records import record
+from edgerec.errors import RequestError, UnknownItem
+from edgerec.records import changed, record
 from edgerec.serving import pipeline
 from edgerec.serving.caps import capped
 from edgerec.serving.pipeline import Mix, Stopwatch
 from edgerec.serving.reranking import Reranked, reranked, slate_of, slate_size
-from edgerec.serving.rules import Eligibility, eligibility, why_blocked
+from edgerec.serving.rules import Eligibility, eligibility, item_ids, why_blocked
 from edgerec.serving.scenarios import ScenarioRules, adjustment_parts, adjustments
 from edgerec.types import Float32, Float64, Int64, Page, PageRequest, Request
+
+MOST_PLACES = 1000
+"""Where caps leave a page short, rerankers are asked for more places: for so many at most."""
 
 
 class Ranking:
@@ -28,6 +32,10 @@ class Ranking:
 
     def __init__(self, snapshot: Snapshot, request: PageRequest, now: float) -> None:
         """Raises RequestError, UnknownScenario or UnknownAttribute for a request that cannot be answered."""
+        if not isinstance(request.scenario, str):
+            raise RequestError(f"scenario = {request.scenario!r}", hint="scenarios are named by texts")
+        if not isinstance(request.context, (Mapping, NoneType)):
+            raise RequestError(f"context = {request.context!r}", hint="give an object, {'screen': 'home'}")
         self.snapshot, self.request, self.now = snapshot, request, now
         engine = self.engine = snapshot.engine
         self.rules: ScenarioRules = engine.rules(request.scenario)
@@ -51,12 +59,9 @@ class Ranking:
 
     def _limits(self) -> dict[str, Any]:
         asked, rules = self.request, self.rules
-        exclude = asked.exclude
-        if rules.exclude and not isinstance(exclude, str):
-            exclude = (*exclude, *rules.exclude)
         return {
             "seen": self.seen,
-            "exclude": exclude,
+            "exclude": [*item_ids("exclude", asked.exclude), *rules.exclude],
             "only": asked.only,
             "where": asked.where,
             "within": rules.where,
@@ -75,12 +80,13 @@ class Ranking:
 @record
 class Choice:
     """The rows of a page, best first, int64 (k,); their propensities, float64 (k,); why there are fewer than asked;
-    what the rerankers did, None where there are none."""
+    what the rerankers did, None where there are none; `order` int64 (m,): what the caps chose from, best first."""
 
     rows: Int64
     propensity: Float64
     reason: str | None
     reranked: Reranked | None
+    order: Int64
 
 
 def choose(ranking: Ranking, seed: int) -> Choice:
@@ -89,27 +95,32 @@ def choose(ranking: Ranking, seed: int) -> Choice:
     scores, eligible = ranking.scores(), ranking.eligible()
     if not rules.rerankers and not rules.caps:
         rows, reason = pipeline.best(scores, eligible, n)
-        return Choice(rows, np.ones(len(rows)), reason, None)
-    size = slate_size(n)
+        return Choice(rows, np.ones(len(rows)), reason, None, rows)
+    size, asked = slate_size(n), n
     while True:
         candidates, reason = pipeline.best(scores.copy(), eligible, size)
-        outcome = _reranked(ranking, candidates, seed) if rules.rerankers and len(candidates) else None
+        outcome = _reranked(ranking, candidates, asked, seed) if rules.rerankers and len(candidates) else None
         order = candidates if outcome is None else outcome.rows.astype(np.int64)
-        propensity = np.ones(len(order)) if outcome is None else outcome.propensity
         places, capped_reason = capped(order, engine.bundle.catalogue, rules.caps, n)
-        if len(places) == n or reason is not None:
+        left_out = len(order) < len(candidates)
+        if len(places) == n or (reason is not None and (not left_out or asked >= MOST_PLACES)):
             short = None if len(places) == n else capped_reason or reason
-            return Choice(order.take(places), propensity.take(places), short, outcome)
-        size *= 2
+            propensity = np.ones(len(order)) if outcome is None else outcome.propensity
+            return Choice(order.take(places), propensity.take(places), short, outcome, order)
+        size *= 1 if reason else 4
+        asked = max(asked, min(4 * asked, MOST_PLACES)) if left_out else asked
 
 
-def _reranked(ranking: Ranking, candidates: Int64, seed: int) -> Reranked:
-    engine, request = ranking.engine, ranking.request
+def _reranked(ranking: Ranking, candidates: Int64, places: int, seed: int) -> Reranked:
+    """The candidates after the scenario's rerankers, which are asked for so many places."""
+    engine, request, wanted = ranking.engine, ranking.request, ranking.rules.rerankers
     profile = engine.profile(ranking.situation, ranking.snapshot.learned)
-    slate = slate_of(candidates, ranking.parts(candidates)[1].sum(axis=0), request.n, seed)
+    slate = slate_of(candidates, ranking.parts(candidates)[1].sum(axis=0), places, seed)
     asked = Request(request.scenario, ranking.seen, ranking.now, request.context or {})
-    rerankers = [engine.rerankers[name] for name in ranking.rules.rerankers if name in engine.rerankers]
-    return reranked(rerankers, slate, asked, profile, engine.bundle.model, engine.watch)
+    rerankers = [engine.rerankers[name] for name in wanted if name in engine.rerankers]
+    done = reranked(rerankers, slate, asked, profile, engine.bundle.model, engine.watch)
+    missing = tuple([f"reranker {name}" for name in wanted if name not in engine.rerankers])
+    return changed(done, failed=missing + done.failed) if missing else done
 
 
 def row_of(bundle: Bundle, item: str) -> int:

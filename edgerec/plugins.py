@@ -148,7 +148,8 @@ class Plugins:
         except FAILURES as error:
             if self.manager.get_plugin(name) is not None:
                 self.manager.unregister(name=name)
-            raise PluginError(f"plugin {name!r} does not fit the hooks: {told(error)}") from None
+            reason = error if isinstance(error, PluginError) else told(error)
+            raise PluginError(f"plugin {name!r} does not fit the hooks: {reason}") from None
         self.loaded.append(name)
         if not first_party(module_of(plugin)):
             self._outsiders.add(name)

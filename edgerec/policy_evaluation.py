@@ -9,9 +9,10 @@ import numpy as np
 
 from edgerec.device import Device, Snapshot
 from edgerec.engine import Engine
-from edgerec.errors import RequestError
-from edgerec.interfaces import ChancePolicy
-from edgerec.learning.replay import walk
+from edgerec.errors import PluginError, RequestError
+from edgerec.interfaces import FAILURES, ChancePolicy
+from edgerec.isolation import told
+from edgerec.learning.replay import set_aside, walk
 from edgerec.off_policy import Estimates, LoggedPage, estimates
 from edgerec.pages import Ranking
 from edgerec.records import record
@@ -19,6 +20,8 @@ from edgerec.serving import pipeline
 from edgerec.serving.reranking import slate_of, slate_size
 from edgerec.store import EventRow, ExposureTable
 from edgerec.types import Float64, Int64, PageRequest, Request, Slate
+
+_ROUNDING = 1e-6
 
 
 @record
@@ -34,30 +37,41 @@ def evaluate_policy(device: Device, policy: str, *, logged: str = "default") -> 
     weight per page, by the estimators of `off_policy`.
 
     Every page is made again as of its time, by going through the events up to it. Pages that were asked for with
-    `where`, `only` or `exclude` are taken as if they had not been; do not mix them in.
-    Raises UnknownScenario, or RequestError for a policy whose probabilities nobody knows, or too few pages.
+    `where`, `only` or `exclude` are taken as if they had not been; do not mix them in. Pages on which nothing was left
+    to chance are left out: they say nothing of another policy.
+
+    Raises UnknownScenario; RequestError for a policy whose probabilities nobody knows, pages whose propensities caps
+    made wrong, or too few pages; PluginError for a reranker that fails to tell its probabilities.
     """
     device.flush()
     engine = device.snapshot().engine
     judge = _Judge(engine, policy)
-    engine.scenario(logged)
+    if engine.rules(logged).caps:
+        raise RequestError(f"scenario {logged!r} has caps", hint="they change the propensities in a way nobody logged")
     events = device.events()
     with device.database.read() as connection:
         rows = [row for row in ExposureTable.all(connection) if row[1] == logged]
-    pages = [_page(id_, list(group)) for id_, group in groupby(rows, key=lambda row: row[0])]
-    if len(pages) < 2:
-        raise RequestError(f"{len(pages)} pages of scenario {logged!r} were logged", hint="at least two are needed")
+    pages = _drawn([_page(id_, list(group)) for id_, group in groupby(rows, key=lambda row: row[0])], logged)
     rewards = _rewards(engine, events)
-    judged = [
-        judge.page(snapshot, page, np.array([rewards.get((page.id, item), 0.0) for item in page.items]))
-        for snapshot, page in _as_of(engine, events, pages)
-    ]
-    if all((page.logged == 1).all() for page in judged):
+    return estimates(
+        [
+            judge.page(snapshot, page, np.array([rewards.get((page.id, item), 0.0) for item in page.items]))
+            for snapshot, page in _as_of(engine, events, pages)
+        ]
+    )
+
+
+def _drawn(pages: Sequence[_Page], logged: str) -> list[_Page]:
+    """The pages on which something was left to chance. Raises RequestError where they are too few."""
+    drawn = [page for page in pages if (page.propensity < 1).any()]
+    if len(pages) >= 2 and not drawn:
         raise RequestError(
             "nothing was left to chance in these pages",
             hint="log with a scenario that has a reranker such as epsilon or softmax",
         )
-    return estimates(judged)
+    if len(drawn) < 2:
+        raise RequestError(f"{len(drawn)} pages of scenario {logged!r} were logged", hint="at least two are needed")
+    return drawn
 
 
 def _page(id_: str, rows: Sequence[tuple[str, str, str, float, int]]) -> _Page:
@@ -65,12 +79,12 @@ def _page(id_: str, rows: Sequence[tuple[str, str, str, float, int]]) -> _Page:
 
 
 def _rewards(engine: Engine, events: Sequence[EventRow]) -> Mapping[tuple[str, str], float]:
-    """1 for each (page, item) that an event of positive weight came from."""
+    """1 for each (page, item) that a sound event of positive weight came from."""
     kinds = engine.bundle.manifest.event_kinds
     return {
         (row.recommendation_id, row.item): 1.0
         for row in events
-        if row.recommendation_id is not None and kinds[row.kind].weight > 0
+        if row.recommendation_id is not None and kinds[row.kind].weight > 0 and not set_aside(row)
     }
 
 
@@ -81,7 +95,7 @@ def _as_of(engine: Engine, events: Sequence[EventRow], pages: Sequence[_Page]) -
     snapshot = Snapshot(engine, history, engine.learner.initial())
     for stop in walk(engine.learner, engine.group_events(events), history, engine.situation, obey=True):
         first = min([event.row.received for event in stop.events])
-        while waiting and waiting[0].at < first:
+        while waiting and waiting[0].at <= first:  # at the same moment the page came before what came of it
             yield snapshot, waiting.pop(0)
         snapshot = Snapshot(engine, stop.history, stop.learned)
     for page in waiting:
@@ -112,16 +126,16 @@ class _Judge:
         slate = slate_of(candidates, parts.sum(axis=0), n, 0)
         shown = self.engine.bundle.catalogue.rows(list(page.items))
         _, own = ranking.parts(np.maximum(shown, 0))
-        target, expected = np.zeros(n), np.zeros(n)
+        target, expected = np.zeros(n), np.full(n, np.nan)
         left: Int64 = np.arange(len(candidates))
         for place, row in enumerate(shown.tolist()):
+            if not len(left):
+                break
             chances = self._probabilities(slate, left, ranking)
             expected[place] = chances @ slate.scores[left]
             taken = slate.rows[left] == row
             target[place] = chances[taken].sum()
             left = left[~taken]
-            if not len(left):
-                break
         return LoggedPage(reward, page.propensity, target, own.sum(axis=0), expected)
 
     def _probabilities(self, slate: Slate, left: Int64, ranking: Ranking) -> Float64:
@@ -130,4 +144,12 @@ class _Judge:
             return best
         request = Request(self.policy, ranking.seen, ranking.now)
         profile = self.engine.profile(ranking.situation, ranking.snapshot.learned)
-        return self.reranker.probabilities(slate, left, request, profile, self.engine.bundle.model)
+        try:
+            chances = np.asarray(
+                self.reranker.probabilities(slate, left, request, profile, self.engine.bundle.model), np.float64
+            )
+            if chances.shape != left.shape or not (chances >= 0).all() or not abs(chances.sum() - 1) < _ROUNDING:
+                raise ValueError(f"{chances.shape} for {left.shape} candidates, below 0 or not adding up to 1")
+        except FAILURES as error:
+            raise PluginError(f"the probabilities of scenario {self.policy!r} cannot be had: {told(error)}") from error
+        return chances

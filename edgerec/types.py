@@ -184,7 +184,11 @@ class Explanation:
 
 @record
 class Request:
-    """What a candidate source may know of the request it serves."""
+    """What plugins may know of the request they serve.
+
+    Sources and cold starts are asked once per history, not per page: for them `scenario`, `seen` and `context` are
+    empty, and `now` is the time of the newest event. Rerankers see the page's own.
+    """
 
     scenario: str
     seen: str

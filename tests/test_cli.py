@@ -16,8 +16,9 @@ from bundles import bundle_files, golden, manifest_of, tiny_bundle, write_zip
 from click.testing import CliRunner, Result
 
 import edgerec
-from edgerec import errors
+from edgerec import console, errors
 from edgerec.cli import ATTACHED, main
+from edgerec.types import Page, Recommendation
 
 Shell = Callable[..., Result]
 
@@ -146,10 +147,17 @@ def test_conditions_may_be_mixed_and_all_must_hold(shell: Shell) -> None:
 
 
 def test_what_fails_or_is_missing_is_told(shell: Shell, rules: Path) -> None:
-    done = shell("recommend", "--scenario", "lost", "--config", rules)
-    assert "(made without reranker absent: see `edgerec stats`)" in done.stdout
     assert "no plugin registers a reranker named 'absent'" in shell("stats", "--config", rules).stdout
-    assert printed(shell("recommend")).count("\n") == 10
+    whole = Page("a1", (Recommendation("i1", "Item 1", 1, 0.5),), "home")
+    assert len(console.page(whole).splitlines()) == 1
+    partly = Page("a1", whole.items, "home", "only 1 left", ("source mood", "reranker lottery"))
+    assert console.page(partly).splitlines()[1:] == [
+        "(only 1 left)",
+        "(made without source mood, reranker lottery: see `edgerec plugins list --state`)",
+    ]
+    stats = document(shell("stats", "--json"))
+    stats["plugins"]["failures"] = {"source mood": {"failures": 3, "reason": "ValueError: no", "disabled": True}}
+    assert "source mood: DISABLED after 3 failures, the last: ValueError: no" in console.statistics(stats)
 
 
 def test_an_event_that_a_filter_sets_aside_is_told(shell: Shell, rules: Path) -> None:
@@ -174,7 +182,7 @@ def test_stats_is_a_table_for_people(shell: Shell) -> None:
 def test_a_newer_bundle_is_installed_and_rolled_back(shell: Shell, tmp_path: Path) -> None:
     shell("record", "i3", "--kind", "purchase")
     newer = tiny_bundle(tmp_path / "newer.edgerec", version=2)
-    assert printed(shell("install", newer)) == "version 2 runs (no trial, 1 events learned from)\n"
+    assert printed(shell("install", newer)) == "version 2 runs (NDCG@10 +0.0000 over 2 steps, 1 events learned from)\n"
     assert printed(shell("rollback")) == "version 1 runs again\n"
     assert document(shell("install", newer, "--force", "--json"))["bundle"]["version"] == 2
     assert document(shell("rollback", "--json"))["version"] == 1

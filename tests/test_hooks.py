@@ -12,10 +12,11 @@ import pytest
 from bundles import tiny_bundle
 from conftest import Opener
 
-from edgerec.errors import BundleRefused
+from edgerec.errors import BundleRefused, PluginError
 from edgerec.hookspecs import hookimpl
+from edgerec.plugins import Plugins
 from edgerec.records import changed
-from edgerec.types import Page
+from edgerec.types import Event, Model, Page, Profile, Request, SourceScores
 
 CORE = ["edgerec_plugins.sgd"]
 
@@ -164,12 +165,60 @@ def no_page(request: object) -> Generator[None, Page, object]:
     return None
 
 
+def no_yield(request: object) -> Generator[None, Page, object]:
+    if request:
+        return 5
+    yield
+
+
+def no_items(request: object) -> Generator[None, Page, Page]:
+    return changed((yield), items=None)
+
+
+def text_items(request: object) -> Generator[None, Page, Page]:
+    return changed((yield), items=("i1", "i2"))
+
+
+def too_many(request: object) -> Generator[None, Page, Page]:
+    page = yield
+    return changed(page, items=page.items * 2)
+
+
+def another_id(request: object) -> Generator[None, Page, Page]:
+    return changed((yield), id=5)
+
+
+def no_propensity(request: object) -> Generator[None, Page, Page]:
+    page = yield
+    return changed(page, items=tuple(changed(one, propensity=None) for one in page))
+
+
+def numpy_scores(request: object) -> Generator[None, Page, Page]:
+    page = yield
+    return changed(page, items=tuple(changed(one, score=np.float32(1)) for one in page))
+
+
 def two_yields(request: object) -> Generator[None, Page, Page]:
     yield
     return (yield)
 
 
-@pytest.mark.parametrize("broken", [setup_fails, teardown_fails, no_page, two_yields])
+BROKEN = [
+    setup_fails,
+    teardown_fails,
+    no_page,
+    no_yield,
+    two_yields,
+    no_items,
+    text_items,
+    too_many,
+    another_id,
+    no_propensity,
+    numpy_scores,
+]
+
+
+@pytest.mark.parametrize("broken", BROKEN)
 def test_a_wrapper_that_fails_is_left_out_for_good(opener: Opener, broken: Callable[..., object]) -> None:
     calls = []
 
@@ -179,9 +228,122 @@ def test_a_wrapper_that_fails_is_left_out_for_good(opener: Opener, broken: Calla
 
     wrapped = plugin(wrapper=True, edgerec_recommend=lambda request: (yield from edgerec_recommend(request)))  # type: ignore[attr-defined]
     rec = opener(plugins=[*CORE, wrapped])
-    assert [len(rec.recommend(5)) for _ in range(2)] == [5, 5]
+    pages = [rec.recommend(5) for _ in range(2)]
+    assert [len(page) for page in pages] == [5, 5]
+    assert [page.degraded for page in pages] == [("mine edgerec_recommend",)] * 2
     assert calls == [1]
     assert rec.stats()["plugins"]["failures"]["mine edgerec_recommend"]["disabled"]
+    rec.record(pages[0][0].item, recommendation_id=pages[0].id)
+    with rec._device.database.read() as connection:
+        stored = connection.execute("SELECT typeof(score), typeof(propensity) FROM exposures").fetchall()
+    assert stored == [("real", "real")] * 10
+
+
+def test_a_wrapper_that_moves_items_need_not_count_their_places(opener: Opener) -> None:
+    def edgerec_recommend(request: object) -> Generator[None, Page, Page]:
+        page = yield
+        return changed(page, items=list(page.items[::-1]))
+
+    rec = opener(plugins=[*CORE, plugin(wrapper=True, edgerec_recommend=edgerec_recommend)])
+    plain = [one.item for one in opener(plugins=CORE).recommend(5)]
+    page = rec.recommend(5)
+    assert [one.item for one in page] == plain[::-1]
+    assert [one.rank for one in page] == [1, 2, 3, 4, 5]
+    assert rec._device.shown_on(page.id) == [(item, rank) for rank, item in enumerate(plain[::-1], 1)]
+
+
+async def awaited(event: object) -> None:
+    raise RuntimeError
+
+
+def generated(event: object) -> Generator[None]:
+    yield
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "hooks", "said"),
+    [
+        (False, {"edgerec_event_recorded": awaited}, "nobody awaits"),
+        (False, {"edgerec_event_recorded": generated}, "plain function"),
+        (True, {"edgerec_event_recorded": generated}, "takes no wrappers"),
+        (False, {"edgerec_recommend": lambda request: None}, "is for wrappers"),
+        (False, {"edgerec_event_recorded": lambda event, colour: None}, "colour"),
+        (False, {"edgerec_event_recordd": lambda event: None}, "there is no hook edgerec_event_recordd"),
+        (False, {}, "no function that is marked"),
+    ],
+)
+def test_a_function_that_answers_no_hook_as_it_must_is_refused(
+    opener: Opener, wrapper: bool, hooks: dict[str, Callable[..., object]], said: str
+) -> None:
+    with pytest.raises(PluginError, match=f"(?s)'mine' does not fit the hooks.*{said}"):
+        opener(plugins=[*CORE, plugin(wrapper=wrapper, **hooks)])
+
+
+def test_what_is_refused_leaves_nothing_behind() -> None:
+    half = plugin(edgerec_event_recorded=lambda event: None, edgerec_event_recordd=lambda event: None)
+    plugins = Plugins(CORE)
+    with pytest.raises(PluginError, match="there is no hook"):
+        plugins._register("mine", half)
+    assert not plugins.manager.hook.edgerec_event_recorded.get_hookimpls()
+    assert plugins.loaded == ["sgd"]
+
+
+def test_a_hook_that_returns_something_to_await_has_failed(opener: Opener) -> None:
+    class Awaitable:
+        def __await__(self) -> Generator[None]:
+            yield
+
+    rec = opener(plugins=[*CORE, plugin(edgerec_event_recorded=lambda event: Awaitable())])
+    rec.record("i3", "purchase")
+    assert "awaits" in rec.stats()["plugins"]["failures"]["mine edgerec_event_recorded"]["reason"]
+
+
+class Listener:
+    """A plugin that is an object, and has a name that cannot be asked for."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    @property
+    def __name__(self) -> str:
+        raise RuntimeError
+
+    @hookimpl
+    def edgerec_event_recorded(self, event: Event) -> None:
+        self.heard.append(event.item)
+
+
+def test_an_object_may_be_a_plugin(opener: Opener) -> None:
+    mine = Listener()
+    rec = opener(plugins=[*CORE, mine])
+    rec.record("i3", "purchase")
+    assert mine.heard == ["i3"]
+    assert "Listener" in rec.stats()["plugins"]["loaded"]
+    with pytest.raises(PluginError, match="registered twice"):
+        opener(plugins=[mine, mine])
+
+
+class Ordered:
+    name = "odd"
+
+    def score(self, request: Request, profile: Profile, model: Model) -> SourceScores:
+        return SourceScores.dense(np.arange(model.n_items, dtype=np.float32))
+
+
+def test_an_observer_may_ask_the_recommender(opener: Opener) -> None:
+    found = []
+
+    def edgerec_event_recorded(event: object) -> None:
+        found.append(len(rec.recommend(3)))
+
+    def edgerec_sources() -> dict[str, Callable[..., object]]:
+        return {"odd": lambda settings: Ordered()}
+
+    mine = plugin(edgerec_event_recorded=edgerec_event_recorded, edgerec_sources=edgerec_sources)
+    rec = opener(plugins=[*CORE, mine], config={"blend": {"weights": {"taste": 1.0, "odd": 1.0}}})
+    rec.record("i3", "click")
+    assert found == [3]
+    assert rec.stats()["plugins"]["failures"] == {}
 
 
 def test_a_request_that_cannot_be_answered_still_says_so_through_wrappers(opener: Opener) -> None:

@@ -89,7 +89,7 @@ def test_the_page_has_an_example_of_every_kind(modules: dict[str, ModuleType]) -
     assert set(registered(modules)) == set(BROUGHT)
 
 
-@pytest.mark.parametrize(("kind", "name"), BROUGHT, ids=" ".join)
+@pytest.mark.parametrize(("kind", "name"), BROUGHT, ids=map(" ".join, BROUGHT))
 def test_an_example_passes_its_checks(kind: str, name: str, modules: dict[str, ModuleType]) -> None:
     found = registered(modules)
     factory = found[kind, name]

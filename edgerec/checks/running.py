@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
 from edgerec.checks.aggregators import AGGREGATOR_CHECKS
@@ -22,6 +24,8 @@ from edgerec.isolation import Isolation
 from edgerec.records import record
 
 Check = Callable[[Subject, Case], None]
+_OWN = str(Path(__file__).parents[1])
+"""Where edgerec lies."""
 CHECKS: Mapping[str, Sequence[Check]] = {
     "updater": UPDATER_CHECKS,
     "source": SOURCE_CHECKS,
@@ -149,8 +153,16 @@ def _result(check: Check, subject: Subject, isolation: Isolation, seconds: float
     except CheckFailed as failed:
         return CheckResult(name, False, str(failed))
     except FAILURES as error:
-        return CheckResult(name, False, f"raises {type(error).__name__}: {error}")
+        return CheckResult(name, False, f"raises {type(error).__name__}: {error}{_place(error)}")
     return CheckResult(name, True)
+
+
+def _place(error: BaseException) -> str:
+    """The last line in the implementation's own file on the way to the error: " (updater.py, line 52)"."""
+    lines = [(frame.f_code.co_filename, number) for frame, number in walk_tb(error.__traceback__)]
+    outside = [(file, number) for file, number in lines if not file.startswith(_OWN)]
+    found = [number for file, number in outside if file == outside[0][0]]
+    return f" ({Path(outside[0][0]).name}, line {found[-1]})" if found else ""
 
 
 def _checks(kind: str) -> Sequence[Check]:

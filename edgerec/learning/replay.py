@@ -8,6 +8,7 @@ from edgerec.history import History
 from edgerec.learning.learner import GroupEvent, Learner, Situation, Step
 from edgerec.learning.state import Learned
 from edgerec.records import record
+from edgerec.store import EventRow
 
 Situate = Callable[[History, Learned], Situation]
 
@@ -74,7 +75,7 @@ def walk(
     counts."""
     learned = learner.initial()
     # what no step could learn from must not split the step that it came in with
-    for group in groups_in_order([e for e in events if e.item >= 0 and not _aside(e)], obey=obey):
+    for group in groups_in_order([e for e in events if e.item >= 0 and not set_aside(e.row)], obey=obey):
         step = None
         wanted = [event for event in group if (event.row.learned if obey else _may(event))]
         if wanted:
@@ -97,7 +98,7 @@ def replay(learner: Learner, events: Iterable[GroupEvent], history: History, sit
             ndcg |= {(stop.taught[0].row.seq, scenario): value for scenario, value in step.ndcg.items()}
             verdicts += [(learned.steps, step.verdict, event.row.seq) for event in stop.taught]
     if not obey:
-        verdicts += [(0, UNKNOWN_ITEM, e.row.seq) for e in events if e.item < 0 and not _aside(e) and _may(e)]
+        verdicts += [(0, UNKNOWN_ITEM, e.row.seq) for e in events if e.item < 0 and not set_aside(e.row) and _may(e)]
     return Replay(history, learned, () if obey else tuple(verdicts), ndcg)
 
 
@@ -106,5 +107,6 @@ def _may(event: GroupEvent) -> bool:
     return event.row.verdict != PAUSED
 
 
-def _aside(event: GroupEvent) -> bool:
-    return event.row.verdict.startswith(QUARANTINED)
+def set_aside(row: EventRow) -> bool:
+    """Whether an event filter set the event aside."""
+    return row.verdict.startswith(QUARANTINED)

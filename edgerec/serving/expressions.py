@@ -86,7 +86,7 @@ class _Reader:
             raise RequestError("an empty expression", hint=_HINT)
         if "\\" in source:
             self._refuse("a backslash", self.text.index("\\"))
-        if "#" in source and "\n" in self.text:  # a comment would swallow the lines after it
+        if "#" in source and len(self.text.splitlines()) > 1:  # a comment would swallow the lines after it
             self._refuse("a # in more than one line", self.text.index("#"))
         try:
             tree = ast.parse(source, mode="eval")

@@ -21,7 +21,7 @@ Where = Mapping[str, Any] | str | Filter
 
 @record
 class Eligibility:
-    """`blocked` bool (n_items,), or None where everything may be served; `reasons` name the rules in force."""
+    """`blocked` bool (n_items,), or None where everything may be served; `reasons` name the rules that block."""
 
     blocked: Bools | None
     reasons: tuple[str, ...]
@@ -41,7 +41,7 @@ def eligibility(
 
     Raises RequestError or UnknownAttribute.
     """
-    masks = _masks(catalogue, history, seen, exclude, only, where, within)
+    masks = [(why, mask) for why, mask in _masks(catalogue, history, seen, exclude, only, where, within) if mask.any()]
     if not masks:
         return Eligibility(None, ())
     blocked = masks[0][1]
@@ -79,10 +79,10 @@ def _masks(
     masks = [("seen", history.seen)] if seen == "hide" else []
     if history.disliked.any():
         masks.append(("disliked", history.disliked))
-    if exclude:
-        masks.append(("exclude", _members(catalogue, exclude)))
+    if len(excluded := item_ids("exclude", exclude)):
+        masks.append(("exclude", _members(catalogue, excluded)))
     if only is not None:
-        masks.append(("only", ~_members(catalogue, only)))
+        masks.append(("only", ~_members(catalogue, item_ids("only", only))))
     filters = [] if where is None else _filters(where)
     filters += [within] if within else []
     return masks + [(f"where {one.text}", ~one.mask(catalogue)) for one in filters]
@@ -118,11 +118,22 @@ def filter_of(*wheres: Where) -> Filter:
     return Filter(text, lambda catalogue: reduce(np.bitwise_and, [one.mask(catalogue) for one in filters]))
 
 
-def _members(catalogue: Catalogue, items: Collection[str]) -> Bools:
+def item_ids(name: str, items: Collection[str]) -> list[str]:
+    """The items of a request's `exclude` or `only`. Raises RequestError where they are no collection of texts."""
     if isinstance(items, str):
-        raise RequestError("exclude and only take a collection of item ids, not one string", hint="write {'…'}")
+        raise RequestError(f"{name} takes a collection of item ids, not one string", hint="write {'…'}")
+    try:
+        ids = list(items)
+    except TypeError:
+        raise RequestError(f"{name} takes a collection of item ids, not {type(items).__name__}") from None
+    if wrong := [kind.__name__ for kind in {*map(type, ids)} if not issubclass(kind, str)]:
+        raise RequestError(f"{name} takes item ids, which are texts, not {wrong[0]}")
+    return ids
+
+
+def _members(catalogue: Catalogue, items: list[str]) -> Bools:
     mask = np.zeros(catalogue.n_items, np.bool_)
-    rows = catalogue.rows(list(items))
+    rows = catalogue.rows(items)
     mask[rows[rows >= 0]] = True
     return mask
 

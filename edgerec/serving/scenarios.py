@@ -19,6 +19,8 @@ from edgerec.serving.rules import filter_of
 from edgerec.types import Float32, Float64, Int64
 
 DAY = 86400.0
+LARGEST = 1e6
+"""Of what is added to scores, and of half-lives in days; float32 would come to its end far above."""
 
 
 @record
@@ -112,8 +114,8 @@ class _Section:
 
     def fresh(self) -> Fresh:
         attribute, half_life = self.text("attribute"), self.number("half_life_days")
-        if half_life <= 0:
-            self._wrong("half_life_days", "a number of days above 0")
+        if half_life < 1 / LARGEST:
+            self._wrong("half_life_days", f"a number of days above 0, from {1 / LARGEST:g}")
         times = PerCatalogue(lambda catalogue: _times(column_of(catalogue, attribute), attribute))
         return Fresh(attribute, half_life, self.number("by"), times)
 
@@ -154,8 +156,8 @@ class _Section:
 
     def number(self, key: str) -> float:
         value = self.data.get(key)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            self._wrong(key, "a number")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= LARGEST:
+            self._wrong(key, f"a number from {-LARGEST:g} to {LARGEST:g}")
         return float(value)
 
     def _wrong(self, key: str, expected: str) -> NoReturn:
