@@ -23,7 +23,7 @@ from edgerec.score_table import ScoreTable
 from edgerec.serving.blend import starting_weights
 from edgerec.serving.encoder import query_of
 from edgerec.serving.pipeline import Mix
-from edgerec.serving.scenarios import ScenarioRules, all_rules, check_rules, rules_of
+from edgerec.serving.rules import ScenarioRules
 from edgerec.serving.scorer import Lines, Scorer
 from edgerec.serving.sources import Habit, Neighbours, Popular, Taste
 from edgerec.store import EventRow
@@ -67,9 +67,14 @@ class Engine:
         # the state of any other updater is served through a source of the same name
         aside = {n: self._updater_settings(n) for n in plugins.names("updater") if n in self.scorer.names and n != name}
         self.n_exposed = manifest.n_exposed if config.exposed_negatives is None else config.exposed_negatives
-        self._rules = all_rules(config.scenarios, manifest.scenarios)
-        for rules in self._rules.values():
-            check_rules(rules, bundle.catalogue)
+        self._rules = {name: ScenarioRules(name, name, of.seen) for name, of in manifest.scenarios.items()}
+        if config.scenarios:
+            # imported here because most apps have the bundle's scenarios alone
+            from edgerec.serving.scenarios import all_rules, check_rules
+
+            self._rules = all_rules(config.scenarios, manifest.scenarios)
+            for rules in self._rules.values():
+                check_rules(rules, bundle.catalogue)
         used = {name for rules in self._rules.values() for name in rules.rerankers}
         made = plugins.rerankers({name: config.rerankers.get(name, {}) for name in used})
         self.rerankers = {each.name: each for each in made}
@@ -108,7 +113,11 @@ class Engine:
 
     def rules(self, name: str) -> ScenarioRules:
         """What holds in a scenario, the bundle's or the app's. Raises UnknownScenario."""
-        return self._rules.get(name) or rules_of(self.config.scenarios, self.bundle.manifest.scenarios, name)
+        if name in self._rules:
+            return self._rules[name]
+        from edgerec.serving.scenarios import rules_of  # which says what there is
+
+        return rules_of(self.config.scenarios, self.bundle.manifest.scenarios, name)
 
     def empty_history(self) -> History:
         return History.empty(self.bundle.manifest, self.config.history_until)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
-from edgerec.deltas import Delta
 from edgerec.types import (
     Float32,
     Float64,
@@ -19,6 +18,9 @@ from edgerec.types import (
     SourceScores,
     State,
 )
+
+if TYPE_CHECKING:
+    from edgerec.deltas import Delta
 
 FAILURES = (Exception, SystemExit, GeneratorExit)
 """What is caught around a plugin's code: all that it may raise but the user's own KeyboardInterrupt."""

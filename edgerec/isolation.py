@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from edgerec import log
@@ -50,6 +49,8 @@ class _Worker:
     """A daemon thread that makes one call after the other."""
 
     def __init__(self) -> None:
+        from queue import SimpleQueue  # an app without outsiders needs none
+
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="edgerec-plugins", daemon=True)
         self._thread.start()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import NoneType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,12 +13,12 @@ from edgerec.device import Device, Snapshot
 from edgerec.errors import RequestError, UnknownItem
 from edgerec.records import changed, record
 from edgerec.serving import pipeline
-from edgerec.serving.caps import capped
 from edgerec.serving.pipeline import Mix, Stopwatch
-from edgerec.serving.reranking import Reranked, reranked, slate_of, slate_size
-from edgerec.serving.rules import Eligibility, eligibility, item_ids, why_blocked
-from edgerec.serving.scenarios import ScenarioRules, adjustment_parts, adjustments
+from edgerec.serving.rules import Eligibility, ScenarioRules, eligibility, item_ids, why_blocked
 from edgerec.types import Float32, Float64, Int64, Page, PageRequest, Request
+
+if TYPE_CHECKING:
+    from edgerec.serving.reranking import Reranked
 
 MOST_PLACES = 1000
 """Where caps leave a page short, rerankers are asked for more places: for so many at most."""
@@ -42,7 +42,14 @@ class Ranking:
         self.seen = request.seen or self.rules.seen
         self.situation = snapshot.situation
         self.mix: Mix = engine.mix(self.situation, snapshot.learned, self.rules.based_on)
-        self.added: Float32 | None = adjustments(self.rules, engine.bundle.catalogue, now)
+        self.added: Float32 | None = self._added()
+
+    def _added(self) -> Float32 | None:
+        if self.rules.boosted is None and self.rules.fresh is None:
+            return None
+        from edgerec.serving.scenarios import adjustments  # the bundle's own scenarios add nothing
+
+        return adjustments(self.rules, self.engine.bundle.catalogue, self.now)
 
     def scores(self) -> Float32:
         """Blended scores less a constant, with what the rules add; float32 (n_items,), the caller's to change."""
@@ -73,6 +80,8 @@ class Ranking:
         blend = pipeline.score_parts(table, self.mix, rows)
         if self.added is None:
             return table.names, blend
+        from edgerec.serving.scenarios import adjustment_parts
+
         added = adjustment_parts(self.rules, self.engine.bundle.catalogue, self.now, rows)
         return (*table.names, *added), np.concatenate((blend, np.array([*added.values()], np.float64)))
 
@@ -96,29 +105,36 @@ def choose(ranking: Ranking, seed: int) -> Choice:
     if not rules.rerankers and not rules.caps:
         rows, reason = pipeline.best(scores, eligible, n)
         return Choice(rows, np.ones(len(rows)), reason, None, rows)
+    # the bundle's own scenarios need neither
+    from edgerec.serving.caps import capped
+    from edgerec.serving.reranking import slate_size
+
     size, asked = slate_size(n), n
     while True:
         candidates, reason = pipeline.best(scores.copy(), eligible, size)
         outcome = _reranked(ranking, candidates, asked, seed) if rules.rerankers and len(candidates) else None
         order = candidates if outcome is None else outcome.rows.astype(np.int64)
         places, capped_reason = capped(order, engine.bundle.catalogue, rules.caps, n)
-        left_out = len(order) < len(candidates)
-        if len(places) == n or (reason is not None and (not left_out or asked >= MOST_PLACES)):
+        # a reranker that gave all that it was asked for, but not all there is, may give more
+        more = asked <= len(order) < len(candidates) and asked < MOST_PLACES
+        if len(places) == n or (reason is not None and not more):
             short = None if len(places) == n else capped_reason or reason
             propensity = np.ones(len(order)) if outcome is None else outcome.propensity
             return Choice(order.take(places), propensity.take(places), short, outcome, order)
         size *= 1 if reason else 4
-        asked = max(asked, min(4 * asked, MOST_PLACES)) if left_out else asked
+        asked = min(4 * asked, MOST_PLACES) if more else asked
 
 
 def _reranked(ranking: Ranking, candidates: Int64, places: int, seed: int) -> Reranked:
     """The candidates after the scenario's rerankers, which are asked for so many places."""
+    from edgerec.serving.reranking import reranked, slate_of
+
     engine, request, wanted = ranking.engine, ranking.request, ranking.rules.rerankers
     profile = engine.profile(ranking.situation, ranking.snapshot.learned)
     slate = slate_of(candidates, ranking.parts(candidates)[1].sum(axis=0), places, seed)
     asked = Request(request.scenario, ranking.seen, ranking.now, request.context or {})
     rerankers = [engine.rerankers[name] for name in wanted if name in engine.rerankers]
-    done = reranked(rerankers, slate, asked, profile, engine.bundle.model, engine.watch)
+    done = reranked(rerankers, slate, asked, profile, engine.bundle.model, engine.watch, least=request.n)
     missing = tuple([f"reranker {name}" for name in wanted if name not in engine.rerankers])
     return changed(done, failed=missing + done.failed) if missing else done
 

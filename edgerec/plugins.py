@@ -9,7 +9,7 @@ from typing import Any
 
 import pluggy
 
-from edgerec import hookspecs, log, shields
+from edgerec import hookspecs, log
 from edgerec.discovery import GROUP, entry_points_of_group, module_of, name_of
 from edgerec.errors import EdgeRecError, PluginError, PluginNotFound
 from edgerec.hooks import CALLED, Hooks, check_fit
@@ -38,15 +38,6 @@ _HOOKS = {
     "delta_filter": "edgerec_delta_filters",
     "transport": "edgerec_transports",
     "aggregator": "edgerec_aggregators",
-}
-_SHIELDS: dict[str, Callable[..., Any]] = {
-    "updater": shields.ShieldedUpdater,
-    "source": shields.ShieldedSource,
-    "filter": shields.ShieldedFilter,
-    "reranker": shields.shielded_reranker,
-    "delta_filter": shields.ShieldedDeltaFilter,
-    "transport": shields.ShieldedTransport,
-    "aggregator": shields.ShieldedAggregator,
 }
 _METHODS = {
     "updater": ("initial", "update", "user_vector"),
@@ -240,7 +231,11 @@ class Plugins:
             if missing := [method for method in _METHODS[kind] if not callable(getattr(one, method, None))]:
                 raise TypeError(f"{type(one).__name__} has no method {missing[0]}")
             run = self._isolation_of(kind, outsider).runner(label, outsider=outsider)
-            return one if run is None else _SHIELDS[kind](one, name, run)
+            if run is None:
+                return one
+            from edgerec.shields import SHIELDS  # an app without outsiders needs none
+
+            return SHIELDS[kind](one, name, run)
         except EdgeRecError:
             raise
         except FAILURES as error:

@@ -69,12 +69,12 @@ def _tell(device: Device, events: Sequence[Event], receipts: Sequence[Receipt], 
 
 def _tell_of_steps(device: Device, stored: Sequence[EventRow]) -> None:
     owner = device.snapshot().engine.learner.updaters.owner
+    if owner is None:
+        return
     steps: dict[int, list[EventRow]] = {}
     for row in stored:
         if row.learned:
             steps.setdefault(row.learned, []).append(row)
-    if owner is None:
-        return
     for rows in steps.values():
         told = {"updater": owner.name, "verdict": rows[0].verdict, "n_events": len(rows)}
         device.plugins.hooks.observe("edgerec_update_decided", **told)

@@ -20,7 +20,7 @@ _PAIR = re.compile(r"\s*([^=<>!'\"()\[\]]+?)\s*=(?!=)(.*)", re.DOTALL)
 
 def _where(conditions: tuple[str, ...]) -> Any:
     """All conditions as one filter. A VALUE that reads as JSON is taken as such, else as text."""
-    from edgerec.serving.rules import filter_of
+    from edgerec.serving.where import filter_of
 
     return filter_of(*[_condition(text) for text in conditions]) if conditions else None
 

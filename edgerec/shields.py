@@ -172,3 +172,15 @@ def _views(state: State) -> State:
 
 def _copied(state: State) -> State:
     return {name: np.array(array) for name, array in dict(state).items()}
+
+
+SHIELDS: dict[str, Callable[..., Any]] = {
+    "updater": ShieldedUpdater,
+    "source": ShieldedSource,
+    "filter": ShieldedFilter,
+    "reranker": shielded_reranker,
+    "delta_filter": ShieldedDeltaFilter,
+    "transport": ShieldedTransport,
+    "aggregator": ShieldedAggregator,
+}
+"""What stands before a plugin's own, by kind."""

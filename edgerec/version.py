@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable
-from typing import Any
-
 __version__ = "0.1.0"
 
-_OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
-    ">=": operator.ge,
-    "<=": operator.le,
-    "==": operator.eq,
-    "!=": operator.ne,
-    ">": operator.gt,
-    "<": operator.lt,
-}
+# what the comparison of two versions, -1, 0 or 1, may be
+_SIGNS = {">=": (0, 1), "<=": (-1, 0), "==": (0,), "!=": (-1, 1), ">": (1,), "<": (-1,)}
 
 
 def satisfies(wanted: str, version: str = __version__) -> bool:
@@ -28,7 +18,7 @@ def satisfies(wanted: str, version: str = __version__) -> bool:
 
 
 def _meets(version: str, part: str) -> bool:
-    sign = next((sign for sign in _OPERATORS if part.startswith(sign)), None)
+    sign = next((sign for sign in _SIGNS if part.startswith(sign)), None)
     if sign is None:
         return False
     bound = part[len(sign) :].strip()
@@ -36,7 +26,9 @@ def _meets(version: str, part: str) -> bool:
         return False
     left, right = _numbers(version), _numbers(bound)
     length = max(len(left), len(right))
-    return _OPERATORS[sign](left + [0] * (length - len(left)), right + [0] * (length - len(right)))
+    left += [0] * (length - len(left))
+    right += [0] * (length - len(right))
+    return (left > right) - (left < right) in _SIGNS[sign]
 
 
 def _numbers(version: str) -> list[int]:

@@ -119,6 +119,7 @@ PLACES: list[Any] = [
     ("attr(price) == 1", "attr() of anything but a text", 6),
     ("colour == 'a\\x41'", "a backslash", 13),
     ("price < 5 # cheap\nand new", "a # in more than one line", 11),
+    ("price < 5 # cheap\rand new", "a # in more than one line", 11),
     ("é == 'é' and price ** 2", "arithmetic", 14),
     ("price = 5", "invalid syntax", None),
     ("price < ", "syntax", None),

@@ -92,6 +92,11 @@ def test_an_unknown_scenario_is_told_of_all_there_are() -> None:
         ({"boosts": [{"where": "new"}]}, r"home.boosts\[0\].by is missing"),
         ({"boosts": [{"where": "new", "by": True}]}, r"home.boosts\[0\].by = True.*number"),
         ({"boosts": [{"where": "new", "by": float("nan")}]}, r"home.boosts\[0\].by = nan"),
+        ({"boosts": [{"where": "new", "by": 1e39}]}, r"home.boosts\[0\].by = 1e\+39.*from -1e\+06 to 1e\+06"),
+        ({"fresh": {"attribute": "added", "by": -1e39, "half_life_days": 1}}, "home.fresh.by = -1e"),
+        ({"fresh": {"attribute": "added", "by": 1, "half_life_days": 1e-320}}, "half_life_days = 1e-320.*from 1e-06"),
+        ({"fresh": {"attribute": "added", "by": 1, "half_life_days": 1e308}}, "half_life_days = 1e.308.*to 1e.06"),
+        ({"based_on": "home"}, "home.based_on = 'home'.*default, reorder"),
         ({"caps": {"category": 0}}, "home.caps.*whole numbers from 1"),
         ({"caps": {"category": 1.5}}, "home.caps.*whole numbers from 1"),
         ({"caps": ["category"]}, "home.caps"),
@@ -121,6 +126,16 @@ def test_boosts_add_up(catalogue: Catalogue) -> None:
     boosted = rules(boosts=boosts)
     np.testing.assert_allclose(adjustments(boosted, catalogue, NOW), [-1.25, 0, 0, 0.75, 0, -2.0])
     assert adjustments(rules(), catalogue, NOW) is None
+
+
+def test_the_largest_numbers_make_scores_that_are_finite(catalogue: Catalogue) -> None:
+    for half_life in (1e-6, 1e6):
+        largest = rules(
+            boosts=[{"where": "new", "by": 1e6}] * 3,
+            fresh={"attribute": "released", "half_life_days": half_life, "by": -1e6},
+        )
+        for now in (-1e12, 0.0, NOW, 1e12):
+            assert np.isfinite(adjustments(largest, catalogue, now)).all()
 
 
 @pytest.mark.parametrize("attribute", ["added", "released"])

@@ -21,6 +21,7 @@ from edgerec.serving.pipeline import Mix, blended
 from edgerec.serving.scorer import Scorer
 from edgerec.serving.sources import Habit, Neighbours, Popular, Taste
 from edgerec.serving.topk import top_k
+from edgerec.serving.where import condition, filter_of
 from edgerec.types import Model, Profile, Request, SourceScores
 
 DAY = 86400.0
@@ -211,7 +212,7 @@ def test_clicks_do_not_count_as_seen(bundle: edgerec.Bundle) -> None:
     ],
 )
 def test_where_takes_the_items_that_meet_it(bundle: edgerec.Bundle, key: str, value: object, expected: object) -> None:
-    mask = rules.condition(bundle.catalogue, key, value)
+    mask = condition(bundle.catalogue, key, value)
     wanted = [row for row in range(60) if row % 5 and expected(row)]  # type: ignore[operator]
     assert np.flatnonzero(mask).tolist() == wanted
 
@@ -232,15 +233,15 @@ def test_a_condition_that_makes_no_sense_is_named(
     bundle: edgerec.Bundle, key: str, value: object, error: type[Exception]
 ) -> None:
     with pytest.raises(error, match=key.partition("_")[0]):
-        rules.condition(bundle.catalogue, key, value)
+        condition(bundle.catalogue, key, value)
 
 
 def test_conditions_join_and_name_themselves(bundle: edgerec.Bundle) -> None:
     catalogue, nobody = bundle.catalogue, History.empty(bundle.manifest)
-    within = rules.filter_of("new")
+    within = filter_of("new")
     found = rules.eligibility(catalogue, nobody, seen="show", where={"price_max": 3, "colour": "red"}, within=within)
     assert found.reasons == ("where price_max", "where colour", "where new")
-    expected = ~(rules.filter_of("new", {"price_max": 3}, 'colour == "red"').mask(catalogue))
+    expected = ~(filter_of("new", {"price_max": 3}, 'colour == "red"').mask(catalogue))
     assert found.blocked is not None
     np.testing.assert_array_equal(found.blocked, expected)
     for row in range(60):

@@ -34,10 +34,18 @@ class Reranked:
 
 
 def reranked(
-    rerankers: Sequence[Reranker], slate: Slate, request: Request, profile: Profile, model: Model, watch: Watch
+    rerankers: Sequence[Reranker],
+    slate: Slate,
+    request: Request,
+    profile: Profile,
+    model: Model,
+    watch: Watch,
+    *,
+    least: int,
 ) -> Reranked:
     """The slate after every reranker. Each sees what the one before it left; the last to leave something to chance
-    gives the propensities, so a scenario wants no more than one such."""
+    gives the propensities, so a scenario wants no more than one such. `least`: how many each must leave, if there are
+    so many; the slate may have more places than that."""
     propensity = np.ones(len(slate.rows))
     orders: dict[str, Int32] = {}
     failed: list[str] = []
@@ -47,7 +55,7 @@ def reranked(
             if not watch.usable(label):
                 failed.append(label)
                 continue
-            result = _checked(each.rerank(slate, request, profile, model), slate)
+            result = _checked(each.rerank(slate, request, profile, model), slate, least)
         except FAILURES as error:  # a reranker must never stop serving
             watch.failed(label, error)
             failed.append(label)
@@ -77,15 +85,15 @@ def _places(rows: Int32, chosen: Int32) -> Int32:
     return np.where(rows.take(places) == chosen, places, -1).astype(np.int32)
 
 
-def _checked(result: Reranking, slate: Slate) -> Reranking:
+def _checked(result: Reranking, slate: Slate, least: int) -> Reranking:
     """The result. Raises TypeError or ValueError where it is no choice from the slate."""
     if not isinstance(result, Reranking):
         raise TypeError(f"rerank must return a Reranking, not {type(result).__name__}")
     rows = np.asarray(result.rows)
     if rows.ndim != 1 or rows.dtype.kind not in "iu":
         raise ValueError(f"rows must be whole numbers in one dimension, not {rows.dtype} {rows.shape}")
-    if len(rows) < min(slate.n, len(slate.rows)):
-        raise ValueError(f"{len(rows)} rows for a page of {slate.n}")
+    if len(rows) < min(least, len(slate.rows)):
+        raise ValueError(f"{len(rows)} rows for a page of {least}")
     if len(np.unique(rows)) != len(rows) or (len(rows) and _places(slate.rows, rows).min() < 0):
         raise ValueError("rows must be rows of the slate, each once")
     propensity = result.propensity

@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from functools import reduce
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgerec.bundle.catalogue import Catalogue, Numbers
+from edgerec.bundle.catalogue import Catalogue
 from edgerec.errors import RequestError
 from edgerec.history import History
-from edgerec.records import record
-from edgerec.serving.conditions import Attributes, Filter, column_of, equal, ordered
-from edgerec.types import Bools
+from edgerec.records import field, record
+from edgerec.types import Bools, Float32
 
-Where = Mapping[str, Any] | str | Filter
-"""Conditions on attributes: `{"price_max": 5}`, `"price <= 5 and new"`, or what `filter_of` made of either."""
+if TYPE_CHECKING:
+    from edgerec.serving.conditions import Filter, PerCatalogue
+    from edgerec.serving.scenarios import Boost, Fresh
+    from edgerec.serving.where import Where
+
+
+@record
+class ScenarioRules:
+    """What a scenario asks for. `based_on`: the bundle's scenario whose blend serves · `caps`: the most items on a page
+    per value of an attribute · `boosted` float32 (n_items,): the boosts' sum.
+    """
+
+    name: str
+    based_on: str
+    seen: str
+    where: Filter | None = None
+    boosts: tuple[Boost, ...] = ()
+    boosted: PerCatalogue[Float32] | None = None
+    caps: Mapping[str, int] = field(default_factory=dict)
+    fresh: Fresh | None = None
+    rerankers: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
 
 
 @record
@@ -83,39 +101,11 @@ def _masks(
         masks.append(("exclude", _members(catalogue, excluded)))
     if only is not None:
         masks.append(("only", ~_members(catalogue, item_ids("only", only))))
-    filters = [] if where is None else _filters(where)
-    filters += [within] if within else []
-    return masks + [(f"where {one.text}", ~one.mask(catalogue)) for one in filters]
+    if where is not None:
+        from edgerec.serving.where import filters_of  # most pages have no conditions
 
-
-def _filters(where: Where) -> list[Filter]:
-    """The conditions one by one, so that each can be named."""
-    if isinstance(where, Filter):
-        return [where]
-    if isinstance(where, str):
-        from edgerec.serving.expressions import compile_filter  # most apps have no use for the parser
-
-        return [compile_filter(where)]
-    if not isinstance(where, Mapping):
-        raise RequestError(f"where = {where!r}", hint='give {"price_max": 5} or "price <= 5"')
-    return [_entry(key, value) for key, value in where.items()]
-
-
-def _entry(key: str, value: Any) -> Filter:
-    if not isinstance(key, str):
-        raise RequestError(f"where names an attribute {key!r}", hint="names are text")
-    return Filter(key, lambda catalogue: condition(catalogue, key, value))
-
-
-def filter_of(*wheres: Where) -> Filter:
-    """All the conditions as one filter, to be kept. Raises RequestError for an expression that cannot be read."""
-    filters = [one for where in wheres for one in _filters(where)]
-    if not filters:
-        raise RequestError("no condition is given", hint='give {"price_max": 5} or "price <= 5"')
-    if len(filters) == 1:
-        return filters[0]
-    text = " and ".join(one.text for one in filters)
-    return Filter(text, lambda catalogue: reduce(np.bitwise_and, [one.mask(catalogue) for one in filters]))
+        masks += [(f"where {one.text}", ~one.mask(catalogue)) for one in filters_of(where)]
+    return masks if within is None else [*masks, (f"where {within.text}", ~within.mask(catalogue))]
 
 
 def item_ids(name: str, items: Collection[str]) -> list[str]:
@@ -136,21 +126,3 @@ def _members(catalogue: Catalogue, items: list[str]) -> Bools:
     rows = catalogue.rows(items)
     mask[rows[rows >= 0]] = True
     return mask
-
-
-def condition(catalogue: Attributes, key: str, value: Any) -> Bools:
-    """The items that meet one entry of `where`, bool (n_items,).
-
-    `name: value` equality, or membership where value is a list or set · `name_min`, `name_max`: bounds on a
-    number, both inclusive. An item without the attribute meets no condition.
-    """
-    name, bound = key, ""
-    if key not in catalogue.attribute_names and key[-4:] in ("_min", "_max"):
-        name, bound = key[:-4], key[-3:]
-    column = column_of(catalogue, name)
-    if not bound:
-        wanted = list(value) if isinstance(value, (list, tuple, set, frozenset)) else [value]
-        return equal(column, name, wanted)
-    if not isinstance(column, Numbers):
-        raise RequestError(f"{key!r} is a bound, but {name!r} is not a number", hint=f"filter by {name!r} itself")
-    return ordered(column, name, ">=" if bound == "min" else "<=", value)

@@ -13,9 +13,10 @@ from edgerec.bundle.catalogue import Catalogue, Column, Flags, Labels, Numbers, 
 from edgerec.bundle.manifest import SEEN_RULES, Scenario
 from edgerec.errors import ConfigError, RequestError, UnknownScenario
 from edgerec.interfaces import Settings
-from edgerec.records import field, record
+from edgerec.records import record
 from edgerec.serving.conditions import Attributes, Filter, PerCatalogue, column_of
-from edgerec.serving.rules import filter_of
+from edgerec.serving.rules import ScenarioRules
+from edgerec.serving.where import filter_of
 from edgerec.types import Float32, Float64, Int64
 
 DAY = 86400.0
@@ -41,24 +42,6 @@ class Fresh:
     half_life_days: float
     by: float
     times: PerCatalogue[Float64]
-
-
-@record
-class ScenarioRules:
-    """What a scenario asks for. `based_on`: the bundle's scenario whose blend serves · `caps`: the most items on a page
-    per value of an attribute · `boosted` float32 (n_items,): the boosts' sum.
-    """
-
-    name: str
-    based_on: str
-    seen: str
-    where: Filter | None = None
-    boosts: tuple[Boost, ...] = ()
-    boosted: PerCatalogue[Float32] | None = None
-    caps: Mapping[str, int] = field(default_factory=dict)
-    fresh: Fresh | None = None
-    rerankers: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
 
 
 def rules_of(own: Mapping[str, Settings], bundles: Mapping[str, Scenario], name: str) -> ScenarioRules:
