@@ -174,8 +174,13 @@ class Device:
             paused = MetaTable.get(connection, "paused") == "1"
             recent = EventTable.last(connection, N_RECENT) if engine.filters else []
         rows = engine.bundle.catalogue.rows([item for item, *_ in happened]).tolist()
+        kinds = engine.bundle.manifest.event_kinds  # another bundle's events may be of others
         history = engine.empty_history().extended(
-            [(row, kind, at / 1e6, group) for row, (_, kind, at, group) in zip(rows, happened, strict=True) if row >= 0]
+            [
+                (row, kind, at / 1e6, group)
+                for row, (_, kind, at, group) in zip(rows, happened, strict=True)
+                if row >= 0 and kind in kinds
+            ]
         )
         learned = self._learned(engine, states)
         self._snapshot = Snapshot(engine, history, learned, paused, tuple(map(arrival, recent)))

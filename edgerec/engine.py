@@ -165,9 +165,12 @@ class Engine:
         return lines.table(("taste", "neighbours"), 0, np.zeros(2)), Mix(np.array([0.5, 1.0]), False)
 
     def group_events(self, rows: Sequence[EventRow]) -> list[GroupEvent]:
-        """Events with their catalogue rows."""
-        items = self.bundle.catalogue.rows([row.item for row in rows])
-        return [GroupEvent(row, item, self._passed(row)) for row, item in zip(rows, items.tolist(), strict=True)]
+        """Events with their catalogue rows; -1 for an item, or a kind of event, that the bundle does not know."""
+        items, kinds = self.bundle.catalogue.rows([row.item for row in rows]), self.bundle.manifest.event_kinds
+        return [
+            GroupEvent(row, item if row.kind in kinds else -1, self._passed(row))
+            for row, item in zip(rows, items.tolist(), strict=True)
+        ]
 
     def _passed(self, row: EventRow) -> tuple[int, ...]:
         if row.passed is None:

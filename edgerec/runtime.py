@@ -155,13 +155,13 @@ class Recommender:
     def explain(self, item: str, *, recommendation_id: str | None = None, scenario: str = "default") -> Explanation:
         """Why the item stands where it stands: parts that add up to its score, and the events that moved it most.
 
-        `recommendation_id`: explains in the scenario of that page. Raises UnknownItem or UnknownScenario.
+        `recommendation_id`: explains in the scenario of that page, with the chance that its rerankers had. Raises
+        UnknownItem or UnknownScenario.
         """
-        if recommendation_id is not None:
-            scenario = self._device.shown_in(recommendation_id) or scenario
         from edgerec.explanations import explanation  # most apps never ask
 
-        return explanation(self._device, item, scenario)
+        shown = None if recommendation_id is None else self._device.shown_in(recommendation_id)
+        return explanation(self._device, item, shown or scenario, page=recommendation_id if shown else None)
 
     def profile(self) -> ProfileSummary:
         """What the device believes of its user: counts, tastes, habits, and what is served of what was learned."""

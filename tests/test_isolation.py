@@ -491,10 +491,7 @@ def test_a_package_may_open_a_recommender_with_a_module_of_its_own_while_it_is_i
         "    loaded = rec.stats()['plugins']['loaded']\n"
     )
     (tmp_path / "shop_app" / "mine.py").write_text(
-        "import shop_app\n"
-        "from edgerec.hookspecs import hookimpl\n"
-        "@hookimpl\n"
-        "def edgerec_event_recorded(event): pass\n"
+        "import shop_app\nfrom edgerec.hookspecs import hookimpl\n@hookimpl\ndef edgerec_event_recorded(event): pass\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     assert "mine" in importlib.import_module("shop_app").loaded

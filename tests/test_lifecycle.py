@@ -176,3 +176,18 @@ def test_an_unknown_item_within_a_basket_does_not_split_it(rec: edgerec.Recommen
     assert rec._device.snapshot().learned.steps == 2, "the new bundle knows it, and it was in the same basket"
     assert rec._device.snapshot().history.rows.tolist().count(65) == 1
     assert learned_like_a_replay(rec)
+
+
+def test_events_of_a_kind_that_a_bundle_does_not_know_wait_for_one_that_does(opener: Opener, tmp_path: Path) -> None:
+    kinds = {"click": {"weight": 1.0}, "purchase": {"weight": 2.0, "consumes": True}}
+    rec = opener()
+    rec.record("i3", "click")
+    rec.record("i4", "purchase")
+    fewer = {"event_kinds": {"purchase": kinds["purchase"]}, "history": {"length": 8, "kinds": ["purchase"]}}
+    rec.install(tiny_bundle(tmp_path / "fewer.edgerec", version=2, **fewer))
+    assert [row.verdict for row in rec._device.events()] == ["unknown item", "learned"]
+    rec.close()
+    again = opener()
+    assert again._device.snapshot().history.rows.tolist() == [4]
+    again.install(tiny_bundle(tmp_path / "more.edgerec", version=3, event_kinds=kinds))
+    assert [row.verdict for row in again._device.events()] == ["learned", "learned"]

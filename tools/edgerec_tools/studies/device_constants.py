@@ -12,14 +12,18 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from edgerec.bundle.manifest import Scenario
 from edgerec_tools.comparison import document
 from edgerec_tools.datasets import load
 from edgerec_tools.periods import Period, seconds
 from edgerec_tools.studies.trials import replayed
+
+if TYPE_CHECKING:
+    from edgerec_exporters.trained import Trained
 
 CUTOFF, UNTIL = "2011-06-01", "2011-09-01"
 
@@ -54,6 +58,16 @@ def _guard(**constants: Any) -> Setting:
     return Setting("personalised", f"guard {_named(constants)}", {"guard": constants})
 
 
+def _updater(name: str, **constants: Any) -> Setting:
+    wide = {"max_step": 10.0, "max_norm": 50.0}
+    changes = {"updater": name, "updaters": {name: {"max_norm": 50.0} | constants}, "guard": wide}
+    return Setting("personalised-blend", f"{name} {_named(constants)}", changes)
+
+
+def _source(name: str, weight: float) -> Setting:
+    return Setting("personalised-blend", f"source {name} {weight}", {"sources_beside": {name: weight}})
+
+
 SETTINGS = (
     *(_sgd(rate=rate) for rate in (0.1, 1.0, 3.0, 10.0)),
     _sgd(rate=3.0, replay=0.0),
@@ -70,6 +84,11 @@ SETTINGS = (
     *(_guard(window=window) for window in (20.0, 50.0)),
     _guard(min_count=5.0),
     _guard(margin=1.0),
+    *(_updater("adagrad", rate=rate, pull=0.01) for rate in (0.1, 0.5)),
+    _updater("ftrl", rate=0.1, l2=0.1),
+    *(_updater("ftrl", rate=1.0, l2=l2) for l2 in (0.1, 1.0)),
+    _updater("ftrl", rate=1.0, l2=0.1, l1=0.5),
+    *(_source(name, weight) for name in ("recency", "bandit") for weight in (0.05, 0.15)),
 )
 
 
@@ -91,8 +110,16 @@ def study(model: Path, devices: int | None, only: str | None, workers: int | Non
     for setting in SETTINGS:
         if only and not setting.title.startswith(only):
             continue
-        trial = run(replace(trained, **setting.changes), arms=(setting.arm,))
+        trial = run(_changed(trained, setting.changes), arms=(setting.arm,))
         click.echo(_line(setting, document(replace(trial, arms=(*fresh.arms, *trial.arms)))))
+
+
+def _changed(trained: Trained, changes: Mapping[str, Any]) -> Trained:
+    """`sources_beside`: sources with their weights in every scenario; all else by the model's own names."""
+    rest = {name: value for name, value in changes.items() if name != "sources_beside"}
+    beside = changes.get("sources_beside", {})
+    scenarios = {name: Scenario(of.seen, {**of.weights, **beside}) for name, of in trained.scenarios.items()}
+    return replace(trained, scenarios=scenarios, **rest)
 
 
 def _line(setting: Setting, result: Mapping[str, Any]) -> str:
