@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from math import isfinite
 from typing import Any, cast
 
@@ -97,8 +97,9 @@ class Hooks:
         """Whether anybody implements the hook."""
         return hook in self._found
 
-    def _usable(self, hook: str) -> list[_Implementation]:
-        return [one for one in self._found.get(hook, ()) if self._watch.usable(one.name)]
+    def _usable(self, hook: str) -> Sequence[_Implementation]:
+        found = self._found.get(hook, ())
+        return [one for one in found if self._watch.usable(one.name)] if self._watch.disabled else found
 
     def review_update(self, updater: str, before: State, after: State, batch: LearningBatch) -> str | None:
         """The first veto of a learning step, None where there is none."""
@@ -152,7 +153,7 @@ class Hooks:
         for one in self._usable("edgerec_recommend"):
             try:
                 wrapper = one.call({"request": request})
-                one.step(lambda wrapper=wrapper: next(wrapper))  # type: ignore[misc]
+                next(wrapper) if one.run is None else one.run(next, wrapper)
                 open_.append((one, wrapper))
             except FAILURES as error:
                 self._watch.failed(one.name, error, last=True)
@@ -164,13 +165,16 @@ class Hooks:
             raise
         for one, wrapper in reversed(open_):
             page = self._resumed(one, wrapper, page, request.n)
+        if not self._watch.disabled:
+            return page
         failed = [one.name for one in self._found["edgerec_recommend"] if not self._watch.usable(one.name)]
         return changed(page, degraded=(*page.degraded, *failed)) if failed else page
 
     def _resumed(self, one: _Implementation, wrapper: Generator[None, Page, Page], page: Page, n: int) -> Page:
         """What the wrapper makes of a page; the page itself where it fails."""
         try:
-            return _checked(one.step(lambda: _sent(wrapper, page)), page, n)
+            made = _sent(wrapper, page) if one.run is None else one.run(_sent, wrapper, page)
+            return made if made is page else _checked(made, page, n)
         except FAILURES as error:
             self._watch.failed(one.name, error, last=True)
             return page
@@ -195,8 +199,6 @@ def _sent(wrapper: Generator[None, Page, Page], page: Page) -> Page:
 def _checked(made: object, page: Page, n: int) -> Page:
     """What a wrapper made of a page, its places counted anew. Raises TypeError or ValueError where it is no page that
     can be shown and logged."""
-    if made is page:
-        return page
     if not isinstance(made, Page):
         raise TypeError(f"edgerec_recommend must return a Page, not {type(made).__name__}")
     if (made.id, made.scenario) != (page.id, page.scenario):

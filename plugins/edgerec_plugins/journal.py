@@ -36,6 +36,8 @@ def edgerec_bundle_changed(old: BundleFacts | None, new: BundleFacts, reason: st
 @hookimpl(wrapper=True)
 def edgerec_recommend(request: PageRequest) -> Generator[None, Page, Page]:
     page = yield
+    if not log.debugging(LOGGER):
+        return page
     took = sum(page.timings.values())
     _note("page of %d in %s: %d items, %.2f ms, failed: %s", request.n, page.scenario, len(page), took, page.degraded)
     return page
