@@ -54,7 +54,6 @@ class Engine:
         wanted = {name: self._constants(name) for name in self._weighted() - {source.name for source in sources}}
         sources += plugins.sources(wanted)
         self.watch = plugins.isolation
-        self.hooks = plugins.hooks if hooked else None
         cold_start = plugins.hooks.cold_start if hooked and plugins.hooks.asked("edgerec_cold_start") else None
         review = plugins.hooks.review_update if hooked and plugins.hooks.asked("edgerec_review_update") else None
         self.scorer = Scorer(bundle.model, sources, self._constants("popular"), watch=self.watch, cold_start=cold_start)

@@ -21,7 +21,10 @@ EdgeRecError                    1
 │   └── StoreDamaged           53
 ├── ConfigError                60
 ├── PluginError                70
-│   └── PluginNotFound         71
+│   ├── PluginNotFound         71
+│   ├── PluginTimeout          70   a call outlasted its budget (in edgerec.isolation)
+│   ├── DeltaError             70   a delta that may not be sent or aggregated (in edgerec.deltas)
+│   └── TransportError         70   a delta that did not get through (in edgerec.deltas)
 ├── DataError                  80   a data set that cannot be read, fetched or verified
 ├── TrainingError              84
 ├── ExportError                85   the bundle would not equal the trained model

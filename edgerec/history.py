@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgerec.bundle.manifest import Manifest
-from edgerec.records import changed, record
+from edgerec.records import changed, locked, record
 from edgerec.types import Bools, Float32, Float64, Int32, Int64, Profile, State
 
 Happening = tuple[int, str, float, str | None]
@@ -103,7 +103,7 @@ class History:
     def profile(self, query: Float32, user_vector: Float32, states: dict[str, State] | None = None) -> Profile:
         """The snapshot that sources and plugins see; whoever is shown it cannot change it."""
         arrays = (self.rows, self.at, self.kinds, self.groups, self.consumes, query, user_vector)
-        rows, at, kinds, groups, consumes, query, user_vector = [_locked(array) for array in arrays]
+        rows, at, kinds, groups, consumes, query, user_vector = [locked(array) for array in arrays]
         return Profile(rows, at, kinds, groups, consumes, query, user_vector, states or {})
 
     def window(self, length: int) -> tuple[Int32, Float32, Int64]:
@@ -111,12 +111,6 @@ class History:
         at = self.at[-length:]
         age = ((at[-1] - at) / 86400.0).astype(np.float32) if len(at) else np.empty(0, np.float32)
         return self.rows[-length:], age, self.kinds[-length:]
-
-
-def _locked(array: NDArray[Any]) -> Any:
-    """A view of the array, which is not to be written to from now on; nor can the view be unlocked."""
-    array.flags.writeable = False
-    return array.view()
 
 
 def _appended(array: NDArray[Any], values: Sequence[Any]) -> NDArray[Any]:

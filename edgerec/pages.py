@@ -151,18 +151,16 @@ def recommend(device: Device, request: PageRequest, page_id: str, *, log_exposur
     """One page, inside the plugins' wrappers. Raises as `Ranking` does."""
 
     def make() -> Page:
-        return _page(device, request, page_id, log_exposure=False)
+        return _page(device, request, page_id)
 
     hooks = device.plugins.hooks
-    if not hooks.asked("edgerec_recommend"):
-        return _page(device, request, page_id, log_exposure=log_exposure)
-    page = hooks.recommend(request, make)
+    page = hooks.recommend(request, make) if hooks.asked("edgerec_recommend") else make()
     if log_exposure:
         _expose(device, page)
     return page
 
 
-def _page(device: Device, request: PageRequest, page_id: str, *, log_exposure: bool) -> Page:
+def _page(device: Device, request: PageRequest, page_id: str) -> Page:
     watch = Stopwatch()
     snapshot = device.snapshot()
     ranking = Ranking(snapshot, request, device.clock())
@@ -175,8 +173,6 @@ def _page(device: Device, request: PageRequest, page_id: str, *, log_exposure: b
     if choice.reranked is not None:
         failed += choice.reranked.failed
     page = Page(page_id, items, request.scenario, choice.reason, failed, watch.timings)
-    if log_exposure:
-        _expose(device, page)
     watch.lap("page")
     return page
 

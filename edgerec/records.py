@@ -52,6 +52,12 @@ def changed(one: T, **values: Any) -> T:
     return type(one)(*[values[name] if name in values else getattr(one, name) for name in names])
 
 
+def locked(array: Any) -> Any:
+    """A view of a numpy array, which is not to be written to from now on; nor can the view be unlocked."""
+    array.flags.writeable = False
+    return array.view()
+
+
 def _initialiser(made: type[Any], names: tuple[str, ...], defaults: dict[str, Any]) -> Any:
     """An `__init__` that takes the fields by place or by name."""
     setters = [made.__dict__[name].__set__ for name in names]

@@ -9,6 +9,7 @@ import pytest
 from test_train import CUTOFF, RECIPE, shop
 
 from edgerec_exporters import cold_fit
+from edgerec_exporters.blend_fit import ndcg
 from edgerec_exporters.examples import Baskets
 from edgerec_exporters.holdout import hold_out_period
 from edgerec_exporters.train import train
@@ -66,5 +67,5 @@ def test_ndcg_counts_the_first_hundred() -> None:
     targets = np.zeros((1, 150), bool)
     targets[0, [0, 2, 120]] = True
     ideal = sum(1 / np.log2(place + 2) for place in range(3))
-    assert cold_fit._ndcg(scores, targets)[0] == pytest.approx((1 + 0.5) / ideal)
-    assert np.isnan(cold_fit._ndcg(scores, np.zeros((1, 150), bool))[0])
+    assert ndcg(scores, targets, top=cold_fit.TOP)[0] == pytest.approx((1 + 0.5) / ideal)
+    assert np.isnan(ndcg(scores, np.zeros((1, 150), bool), top=cold_fit.TOP)[0])

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from edgerec.interfaces import FAILURES, Arrival, Updater
-from edgerec.records import changed, record
+from edgerec.records import changed, locked, record
 from edgerec.types import Event, LearningBatch, Model, Profile, Replayed, Request, Slate, State
 
 N_ITEMS, DIM, NEGATIVES = 60, 8, 9
@@ -54,9 +54,9 @@ def case_of(n_items: int = N_ITEMS, dim: int = DIM) -> Case:
     """The case of a catalogue of that size."""
     random = np.random.default_rng(7)
     model = Model(
-        vectors=_locked((random.normal(size=(n_items, dim)) / dim**0.5).astype(np.float32)),
-        bias=_locked((random.normal(size=n_items) * 0.1).astype(np.float32)),
-        popularity=_locked(np.linspace(1, 0, n_items, dtype=np.float32)),
+        vectors=locked((random.normal(size=(n_items, dim)) / dim**0.5).astype(np.float32)),
+        bias=locked((random.normal(size=n_items) * 0.1).astype(np.float32)),
+        popularity=locked(np.linspace(1, 0, n_items, dtype=np.float32)),
     )
     favourites = np.argsort(-(model.vectors @ model.vectors[0]))[:3]
     return Case(
@@ -110,16 +110,16 @@ def batch_of(
     others = np.setdiff1d(np.arange(model.n_items), rows)
     return LearningBatch(
         events=events or tuple(_event(row, kind, value, at + place) for place, row in enumerate(rows)),
-        rows=_locked(np.array(rows, np.int32)),
-        weight=_locked(np.full(n, KINDS[kind] if weight is None else weight, np.float32)),
-        value=_locked(np.full(n, value, np.float32)),
-        query=_locked(query[:n]),
+        rows=locked(np.array(rows, np.int32)),
+        weight=locked(np.full(n, KINDS[kind] if weight is None else weight, np.float32)),
+        value=locked(np.full(n, value, np.float32)),
+        query=locked(query[:n]),
         replayed=Replayed(
-            rows=_locked(np.array(replayed, np.int32)),
-            weight=_locked(np.ones(m, np.float32)),
-            query=_locked(query[n:]),
+            rows=locked(np.array(replayed, np.int32)),
+            weight=locked(np.ones(m, np.float32)),
+            query=locked(query[n:]),
         ),
-        negatives=_locked(random.choice(others, (n, NEGATIVES)).astype(np.int32)),
+        negatives=locked(random.choice(others, (n, NEGATIVES)).astype(np.int32)),
         now=at + max(n - 1, 0),
         model=model,
     )
@@ -144,13 +144,13 @@ def _mixed(model: Model, random: Generator, step: int) -> LearningBatch:
 def _moment(model: Model, random: Generator, length: int) -> Moment:
     at = NOW - 600.0 * np.sort(random.integers(0, 200_000, length))[::-1]
     profile = Profile(
-        rows=_locked(random.integers(0, model.n_items, length).astype(np.int32)),
-        at=_locked(at),
-        kinds=_locked(random.integers(0, len(KINDS), length)),
-        groups=_locked(np.arange(length) // 2),
-        consumes=_locked(random.random(length) < 0.3),
-        query=_locked((random.normal(size=model.dim) * (length > 0)).astype(np.float32)),
-        user_vector=_locked((random.normal(size=model.dim) * 0.5 * (length > 1)).astype(np.float32)),
+        rows=locked(random.integers(0, model.n_items, length).astype(np.int32)),
+        at=locked(at),
+        kinds=locked(random.integers(0, len(KINDS), length)),
+        groups=locked(np.arange(length) // 2),
+        consumes=locked(random.random(length) < 0.3),
+        query=locked((random.normal(size=model.dim) * (length > 0)).astype(np.float32)),
+        user_vector=locked((random.normal(size=model.dim) * 0.5 * (length > 1)).astype(np.float32)),
     )
     context: dict[str, Any] = {"daypart": "evening"} if length > 1 else {}
     return Moment(Request("default", "hide", NOW + 60.0, context), profile)
@@ -159,7 +159,7 @@ def _moment(model: Model, random: Generator, length: int) -> Moment:
 def _slate(model: Model, random: Generator, m: int, n: int) -> Slate:
     rows = random.permutation(model.n_items)[:m].astype(np.int32)
     scores = np.sort(random.normal(size=len(rows)))[::-1]
-    return Slate(_locked(rows), _locked(scores.copy()), n, int(random.integers(1 << 60)))
+    return Slate(locked(rows), locked(scores.copy()), n, int(random.integers(1 << 60)))
 
 
 def _arrivals(random: Generator, n_items: int) -> list[Arrival]:
@@ -173,9 +173,4 @@ def _arrivals(random: Generator, n_items: int) -> list[Arrival]:
 
 def locked_state(state: State) -> State:
     """The state's arrays as read-only views, which cannot be unlocked."""
-    return {name: _locked(array) for name, array in state.items()}
-
-
-def _locked(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    array.flags.writeable = False
-    return array.view()
+    return {name: locked(array) for name, array in state.items()}

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgerec.interfaces import FAILURES, Reranker, Watch
-from edgerec.records import changed, record
+from edgerec.records import changed, locked, record
 from edgerec.types import Float64, Int32, Int64, Model, Profile, Request, Reranking, Slate
 
 POOL = 100
@@ -64,18 +62,13 @@ def reranked(
         propensity = propensity.take(places) if result.propensity is None else result.propensity
         rows, scores = slate.rows.take(places), slate.scores.take(places)
         orders[each.name] = rows
-        slate = changed(slate, rows=_locked(rows), scores=_locked(scores))
+        slate = changed(slate, rows=locked(rows), scores=locked(scores))
     return Reranked(slate.rows, propensity, orders, tuple(failed))
 
 
 def slate_of(rows: Int64, scores: Float64, n: int, seed: int) -> Slate:
     """A slate that nobody can change."""
-    return Slate(_locked(rows.astype(np.int32)), _locked(scores), n, seed)
-
-
-def _locked(array: NDArray[Any]) -> Any:
-    array.flags.writeable = False
-    return array.view()
+    return Slate(locked(rows.astype(np.int32)), locked(scores), n, seed)
 
 
 def _places(rows: Int32, chosen: Int32) -> Int32:

@@ -13,8 +13,10 @@ Float64 = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 TOP = 10
-DISCOUNT = 1 / np.log2(np.arange(2, TOP + 2))
-IDEAL = np.r_[np.inf, np.cumsum(DISCOUNT)]
+DEEPEST = 100
+_DISCOUNTS = 1 / np.log2(np.arange(2, DEEPEST + 2))
+_IDEALS = np.r_[np.inf, np.cumsum(_DISCOUNTS)]
+DISCOUNT, IDEAL = _DISCOUNTS[:TOP], _IDEALS[: TOP + 1]
 PER_SOURCE = 60
 """Best items of each source that take part in the search; the others hardly ever reach a top 10."""
 STEPS = (1.5, 0.5, 0.2, 0.1)
@@ -26,14 +28,14 @@ def standardise(scores: Float32) -> Float32:
     return np.where(std > 1e-9, (scores - mean) / (std + 1e-9), 0).astype(np.float32)
 
 
-def ndcg(scores: Float32, targets: Bools, hidden: Bools | None = None) -> Float64:
-    """NDCG@10 per row, the ideal being min(10, |targets|) hits on top, NaN for rows without a target.
+def ndcg(scores: Float32, targets: Bools, hidden: Bools | None = None, *, top: int = TOP) -> Float64:
+    """NDCG@top per row, the ideal being min(top, |targets|) hits on top, NaN for rows without a target.
 
-    `scores` (n, n_items), `targets` and `hidden` bool of that shape. Ties by place.
+    `scores` (n, n_items), `targets` and `hidden` bool of that shape · `top`: at most DEEPEST. Ties by place.
     """
     scores = scores if hidden is None else np.where(hidden, np.float32(-np.inf), scores)
     n, m = scores.shape
-    k = min(TOP, m)
+    k = min(top, m)
     bound = np.partition(scores, m - k, axis=1)[:, m - k, None]
     # whatever ties with the k-th best competes by place: at most one row in many has such ties
     above, level = scores > bound, scores == bound
@@ -42,7 +44,7 @@ def ndcg(scores: Float32, targets: Bools, hidden: Bools | None = None) -> Float6
     order = np.argsort(-np.take_along_axis(scores, best, 1), axis=1, kind="stable")
     hit = np.take_along_axis(targets, np.take_along_axis(best, order, 1), 1)
     found = targets.sum(1)
-    gain: Float64 = hit @ DISCOUNT[:k] / IDEAL[np.minimum(found, TOP)]
+    gain: Float64 = hit @ _DISCOUNTS[:k] / _IDEALS[np.minimum(found, top)]
     return np.where(found > 0, gain, np.nan)
 
 

@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgerec_exporters.blend_fit import standardise
+from edgerec_exporters.blend_fit import ndcg, standardise
 from edgerec_exporters.examples import Baskets
 
 if TYPE_CHECKING:
     from edgerec_exporters.recipe import Recipe
     from edgerec_exporters.validation import Judge, Parts
 
-Float32 = NDArray[np.float32]
 Bools = NDArray[np.bool_]
 Rows = NDArray[np.int64]
 
@@ -28,8 +27,6 @@ EVENTS = (1, 2, 3, 5, 8, 10, 15, 20)
 TOP = 100
 BOOSTS = (0.0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0)
 HALF_EVENTS = (1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, 40.0)
-_DISCOUNT = 1 / np.log2(np.arange(2, TOP + 2))
-_IDEAL = np.r_[np.inf, np.cumsum(_DISCOUNT)]
 
 
 def held_out_users(baskets: Baskets, share: float, seed: int) -> Rows:
@@ -74,7 +71,7 @@ def _values(
     for n, boost in enumerate(BOOSTS):
         for m, half in enumerate(HALF_EVENTS):
             extra = (boost * np.exp2(-n_events / half))[:, None].astype(np.float32)
-            out[n, m] = np.nanmean(_ndcg(np.where(seen, -np.inf, base + extra * z["popular"]), targets))
+            out[n, m] = np.nanmean(ndcg(base + extra * z["popular"], targets, seen, top=TOP))
             if not boost:
                 out[n] = out[n, 0]
                 break
@@ -95,14 +92,3 @@ def _rest(baskets: Baskets, chosen: Rows) -> Bools:
     for line, begin, end in zip(mask, baskets.start[chosen], baskets.stop[last], strict=True):
         line[baskets.item[begin:end]] = True
     return mask
-
-
-def _ndcg(scores: Float32, targets: Bools) -> NDArray[np.float64]:
-    """NDCG@100 per row, NaN without targets."""
-    top = min(TOP, scores.shape[1])
-    best = np.argpartition(-scores, top - 1, axis=1)[:, :top]
-    order = np.argsort(-np.take_along_axis(scores, best, 1), axis=1, kind="stable")
-    hit = np.take_along_axis(targets, np.take_along_axis(best, order, 1), 1)
-    wanted = targets.sum(1)
-    gain: NDArray[np.float64] = hit @ _DISCOUNT[:top] / _IDEAL[np.minimum(wanted, TOP)]
-    return np.where(wanted > 0, gain, np.nan)
