@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = [
-    {"records", "log"},
+    {"records", "log", "files"},
     {"types", "errors", "version"},
     {"deltas"},
     {"interfaces", "config", "score_table", "off_policy"},

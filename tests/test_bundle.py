@@ -326,7 +326,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from edgerec.bundle import load_bundle
-import edgerec.bundle.files, edgerec.bundle.reader, edgerec.bundle.catalogue
+import edgerec.files, edgerec.bundle.reader, edgerec.bundle.catalogue
 left = int(sys.argv[3])
 def tick(event, args):
     global left

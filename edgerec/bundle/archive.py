@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgerec.bundle.files import sync
 from edgerec.bundle.manifest import FileEntry, Manifest
 from edgerec.errors import BundleInvalid
+from edgerec.files import sync
 
 if TYPE_CHECKING:
     import zipfile

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgerec.bundle.files import scratch, sync
 from edgerec.errors import BundleError
+from edgerec.files import scratch, sync
 from edgerec.records import record
 from edgerec.types import Float64, Int32, Int64
 

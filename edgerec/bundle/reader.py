@@ -24,7 +24,6 @@ from edgerec.bundle.archive import (
     read_bounded,
 )
 from edgerec.bundle.arrays import check_finite, check_range
-from edgerec.bundle.files import exclusive, file_sha256, scratch, sha256, sync, write_whole
 from edgerec.bundle.manifest import Manifest, parse
 from edgerec.bundle.opened import (
     BIAS,
@@ -43,6 +42,7 @@ from edgerec.bundle.opened import (
 )
 from edgerec.bundle.sessions import ENCODER_INPUTS
 from edgerec.errors import BundleError, BundleInvalid, BundleNotFound, BundleUnsupported
+from edgerec.files import exclusive, file_sha256, scratch, sha256, sync, write_whole
 from edgerec.version import __version__
 
 MAX_ONNX = 1 << 31
