@@ -28,6 +28,8 @@ class Config:
     `rerankers`: constants by name. `scenarios`: the app's own, by name, as `serving.scenarios` reads them.
     `plugins`: constants by plugin, for hooks that ask for them. `plugin_budget_ms`: the longest a call of a plugin that
     is not first-party may take; `plugin_failures`: how often it may fail before it is called no more.
+    `channel_url`: where `update` looks for bundles, a URL or a folder; `channel_root`: the file of the root that the
+    app pins; `channel_http`: whether a URL may be plain http beyond this machine.
     `filter_events`: whether event filters work at all. `synchronous`: SQLite's pragma; FULL survives power loss.
     `wait_s`: the longest a write waits for another writer.
     """
@@ -48,6 +50,9 @@ class Config:
     plugin_budget_ms: float = 100.0
     plugin_failures: int = 3
     filter_events: bool = True
+    channel_url: str | None = None
+    channel_root: str | None = None
+    channel_http: bool = False
     wait_s: float = 2.0
     synchronous: str = "NORMAL"
 
@@ -61,6 +66,9 @@ _KEYS: dict[str, tuple[str, tuple[type, ...]]] = {
     "blend.learn": ("learn_blend", (bool,)),
     "blend.weights": ("weights", (dict,)),
     "sources.disabled": ("disabled_sources", (list, tuple)),
+    "channel.url": ("channel_url", (str,)),
+    "channel.root": ("channel_root", (str,)),
+    "channel.allow_http": ("channel_http", (bool,)),
     "history.until": ("history_until", (int, float)),
     "plugins.budget_ms": ("plugin_budget_ms", (int, float)),
     "plugins.max_failures": ("plugin_failures", (int,)),

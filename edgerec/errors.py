@@ -6,7 +6,8 @@ EdgeRecError                    1
 │   ├── BundleInvalid          22   damaged, hostile or inconsistent
 │   ├── BundleUnsupported      23   a newer format, or it asks for a newer runtime
 │   ├── BundleRefused          24   sound, but worse than what runs, or rolled back before
-│   └── GoldenMismatch         25   this host computes something else than the exporter did
+│   ├── GoldenMismatch         25   this host computes something else than the exporter did
+│   └── ChannelError           26   a channel that cannot be reached, or not trusted
 ├── EventError                 30
 │   ├── UnknownEventKind       31
 │   ├── InvalidEvent           32   NaN, naive datetime, oversized context …
@@ -83,6 +84,12 @@ class GoldenMismatch(BundleError):
     """This host computes something else from the golden inputs than the exporter did."""
 
     exit_code = 25
+
+
+class ChannelError(BundleError):
+    """A channel cannot be reached, trusted or published to; what runs, and what is trusted, stays as it was."""
+
+    exit_code = 26
 
 
 class EventError(EdgeRecError):
