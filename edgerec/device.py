@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from edgerec import log
 from edgerec.bundle import Bundle, load_bundle
 from edgerec.config import Config
 from edgerec.engine import Engine
-from edgerec.errors import StoreBusy, StoreDamaged, StoreError
+from edgerec.errors import BundleError, StoreBusy, StoreDamaged, StoreError
+from edgerec.exposures import Exposure, ExposureBuffer
 from edgerec.history import History
 from edgerec.interfaces import Arrival, Updater
 from edgerec.learning.learner import Situation
@@ -41,13 +41,11 @@ OVERLAY = "overlay"
 FAILURES = "plugin_failures"
 """The setting that keeps what failed of the plugins when the store was last open."""
 
-Exposure = tuple[str, str, str, int, float, float, int]
+GENERATION = "generation"
+"""The setting that counts how often events were taken out, or put in another order."""
 
 N_RECENT = 100
 """Arrivals that event filters are shown."""
-
-_FLUSH_ROWS = 256
-_FLUSH_SECONDS = 5.0
 
 
 def arrival(row: EventRow) -> Arrival:
@@ -99,9 +97,11 @@ class Device:
         self.database = Database(data_dir / "edgerec.db", wait_s=config.wait_s, synchronous=config.synchronous)
         self._snapshot: Snapshot | None = None
         self._version = -1
-        self._exposures: list[Exposure] = []
-        self._exposures_lock = threading.Lock()
-        self._last_flush = time.monotonic()
+        self._generation: str | None = None
+        self._last: int | None = None
+        self.exposures = ExposureBuffer()
+        self.trouble: str | None = None
+        """Why the store could not be read when it was last tried; what was known then is served."""
 
     def load(self, path: Path) -> Bundle:
         """A bundle, verified and cached under the data directory."""
@@ -151,40 +151,51 @@ class Device:
         return known
 
     def _current(self) -> Snapshot:
-        """The snapshot, reloaded if another process committed. Holds the lock."""
-        with self.database.read():
-            version = self.database.data_version()
+        """The snapshot, reloaded if another process committed; that of before where it cannot be. Holds the lock."""
         if self._snapshot is None:
             raise StoreDamaged("the device was used before a bundle was chosen")
-        if version != self._version:
-            self.reload(self._snapshot.engine)
+        try:
+            with self.database.read():
+                version = self.database.data_version()
+            if version != self._version:
+                self.reload(self._snapshot.engine)
+            self.trouble = None
+        except (StoreError, BundleError) as error:
+            if self.trouble is None:
+                log.warning("the store cannot be read, what was known before is served: %s", error)
+            self.trouble = str(error)
         return self._snapshot
 
     def reload(self, engine: Engine, *, follow: bool = True) -> Snapshot:
-        """Reads the user from the store. `follow`: under the bundle that is current there, if it is another."""
+        """Reads what is new in the store. `follow`: under the bundle that is current there, if it is another."""
         with self.database.read() as connection:
-            self._version = self.database.data_version()
-            current = next((row for row in BundleTable.all(connection) if row.status == "current"), None)
-            if follow and current and current.digest != engine.bundle.digest:
-                engine = self._engine(connection, self.load(Path(current.path)))
-            elif MetaTable.get(connection, OVERLAY) != engine.bundle.stamp:
-                engine = self._engine(connection, engine.bundle.base)
-            happened = EventTable.history(connection)
+            version = self.database.data_version()
+            engine = self._followed(connection, engine, follow)
+            generation = MetaTable.get(connection, GENERATION)
+            if generation != self._generation:
+                self.exposures.take()  # they may show what was forgotten meanwhile
+            known = self._snapshot
+            if self._last is None or known is None or known.engine is not engine or generation != self._generation:
+                history, last = engine.empty_history(), 0
+            else:
+                history, last = known.history, self._last
+            rows = EventTable.after(connection, last)
             states = StateTable.load(connection, engine.bundle.manifest.version)
             paused = MetaTable.get(connection, "paused") == "1"
             recent = EventTable.last(connection, N_RECENT) if engine.filters else []
-        rows = engine.bundle.catalogue.rows([item for item, *_ in happened]).tolist()
-        kinds = engine.bundle.manifest.event_kinds  # another bundle's events may be of others
-        history = engine.empty_history().extended(
-            [
-                (row, kind, at / 1e6, group)
-                for row, (_, kind, at, group) in zip(rows, happened, strict=True)
-                if row >= 0 and kind in kinds
-            ]
-        )
+        history = history.extended(engine.happenings(rows))
         learned = self._learned(engine, states)
         self._snapshot = Snapshot(engine, history, learned, paused, tuple(map(arrival, recent)))
+        self._version, self._generation, self._last = version, generation, rows[-1].seq if rows else last
         return self._snapshot
+
+    def _followed(self, connection: sqlite3.Connection, engine: Engine, follow: bool) -> Engine:
+        current = next((row for row in BundleTable.all(connection) if row.status == "current"), None)
+        if follow and current and current.digest != engine.bundle.digest:
+            return self._engine(connection, self.load(Path(current.path)))
+        if MetaTable.get(connection, OVERLAY) != engine.bundle.stamp:
+            return self._engine(connection, engine.bundle.base)
+        return engine
 
     def _learned(self, engine: Engine, states: dict[tuple[str, str], tuple[int, bytes]]) -> Learned:
         learned = engine.learner.initial()
@@ -214,12 +225,22 @@ class Device:
             self.database.lock.release()
 
     @contextmanager
+    def claimed(self, engine: Engine) -> Iterator[Snapshot]:
+        """A write transaction first and the newest snapshot then, for whoever found it `Stale`: the others wait."""
+        try:
+            with self.database.write():
+                yield self.reload(engine)
+        except BaseException:
+            self._version, self._last = -1, None  # what was adopted may not have been stored
+            raise
+
+    @contextmanager
     def write(self, seen: Snapshot) -> Iterator[sqlite3.Connection]:
         """A write transaction, in which buffered exposures are written too.
 
         Raises Stale, having stored nothing, where another process committed since `seen`.
         """
-        waiting = self._take_exposures()
+        waiting = self.exposures.take()
         try:
             with self.database.write() as connection:
                 if seen is not self._snapshot or self.database.data_version() != self._version:
@@ -228,26 +249,23 @@ class Device:
                     ExposureTable.insert(connection, waiting)
                 yield connection
         except BaseException:
-            with self._exposures_lock:
-                self._exposures[:0] = waiting
+            self.exposures.give_back(waiting)
             raise
 
-    def adopt(self, snapshot: Snapshot) -> None:
-        """Takes what was just committed as the newest snapshot. Call under `exclusive()`."""
-        self._snapshot = snapshot
+    def adopt(self, snapshot: Snapshot, *, added: int = 0, generation: str | None = None) -> None:
+        """Takes what was just committed as the newest snapshot, with so many new events. Call under `exclusive()`.
 
-    def _take_exposures(self) -> list[Exposure]:
-        with self._exposures_lock:
-            waiting, self._exposures = self._exposures, []
-            self._last_flush = time.monotonic()
-        return waiting
+        `generation`: that of the store, where events were taken out or put in another order.
+        """
+        self._snapshot = snapshot
+        if generation is not None:
+            self._generation, self._last = generation, None
+        elif self._last is not None:
+            self._last += added
 
     def expose(self, rows: Sequence[Exposure]) -> None:
         """Buffers what was shown; writes the buffer when it is due and nobody has to be waited for."""
-        with self._exposures_lock:
-            self._exposures.extend(rows)
-            due = len(self._exposures) >= _FLUSH_ROWS or time.monotonic() - self._last_flush > _FLUSH_SECONDS
-        if due and self.database.lock.acquire(blocking=False):
+        if self.exposures.add(rows) and self.database.lock.acquire(blocking=False):
             try:
                 with self.database.impatient():
                     self.flush()
@@ -264,23 +282,23 @@ class Device:
     def _close_book(self) -> None:
         """Writes the buffered exposures, and what failed of the plugins, for whoever asks later."""
         report = self.plugins.isolation.report()
-        with self.exclusive() as snapshot, self.write(snapshot) as connection:
-            if report:
-                MetaTable.set(connection, FAILURES, json.dumps(report))
+        try:
+            with self.exclusive() as snapshot, self.write(snapshot) as connection:
+                if report:
+                    MetaTable.set(connection, FAILURES, json.dumps(report))
+        except (StoreError, Stale) as error:  # no event is among it
+            log.warning("the last exposures were not written: %s", error)
 
     def shown_in(self, recommendation_id: str) -> str | None:
         """The scenario of a page, None for an unknown one."""
-        with self._exposures_lock:
-            for row in reversed(self._exposures):
-                if row[0] == recommendation_id:
-                    return row[1]
+        for row in self.exposures.page(recommendation_id):
+            return row[1]
         with self.database.read() as connection:
             return ExposureTable.scenario_of(connection, recommendation_id)
 
     def shown_on(self, recommendation_id: str) -> list[tuple[str, int]]:
         """(item, position from 1) of what a page showed, from the top; nothing for an unknown one."""
-        with self._exposures_lock:
-            waiting = [(row[2], row[3]) for row in self._exposures if row[0] == recommendation_id]
+        waiting = [(row[2], row[3]) for row in self.exposures.page(recommendation_id)]
         if waiting:
             return waiting
         with self.database.read() as connection:
@@ -300,12 +318,12 @@ class Device:
     def events(self) -> list[EventRow]:
         """Every event in order of arrival."""
         with self.database.read() as connection:
-            return list(EventTable.all(connection))
+            return EventTable.after(connection)
 
     def close(self) -> None:
         """Writes what is buffered and lets go of the store."""
         try:
-            if self._snapshot is not None and (self._exposures or self.plugins.isolation.failures):
+            if self._snapshot is not None and (self.exposures or self.plugins.isolation.failures):
                 self._close_book()
         finally:
             self.plugins.close()

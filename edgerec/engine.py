@@ -11,7 +11,7 @@ from edgerec import log
 from edgerec.bundle import Bundle
 from edgerec.config import Config
 from edgerec.errors import BundleError, UnknownScenario
-from edgerec.history import History
+from edgerec.history import Happening, History
 from edgerec.interfaces import FAILURES, Arrival, CandidateSource, Settings
 from edgerec.learning.learner import GroupEvent, Learner, Situation
 from edgerec.learning.replay import Replay, replay
@@ -170,6 +170,11 @@ class Engine:
             GroupEvent(row, item if row.kind in kinds else -1, self._passed(row))
             for row, item in zip(rows, items.tolist(), strict=True)
         ]
+
+    def happenings(self, rows: Sequence[EventRow]) -> list[Happening]:
+        """What the history keeps of stored events, in order of arrival."""
+        sound = [row for row in rows if not row.set_aside]
+        return [event.happening() for event in self.group_events(sound) if event.item >= 0]
 
     def _passed(self, row: EventRow) -> tuple[int, ...]:
         if row.passed is None:

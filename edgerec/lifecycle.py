@@ -12,20 +12,19 @@ import numpy as np
 from edgerec import log
 from edgerec.bundle import Bundle
 from edgerec.config import Config
-from edgerec.device import Device, Snapshot, Stale
+from edgerec.device import Device
 from edgerec.engine import Engine
-from edgerec.errors import BundleError, BundleRefused, PluginNotFound, StoreBusy
+from edgerec.errors import BundleError, BundleRefused, PluginNotFound
 from edgerec.learning.replay import Replay
 from edgerec.plugins import Plugins
 from edgerec.records import changed, record
-from edgerec.store import BundleRow, BundleTable, EventTable
+from edgerec.relearning import relearn
+from edgerec.store import BundleRow, BundleTable
 from edgerec.types import BundleFacts, BundleReview
 
 CURRENT, PREVIOUS, ROLLED_BACK = "current", "previous", "rolled_back"
 MIN_TRIALS = 30
 """With fewer paired comparisons a shadow evaluation cannot refuse a bundle."""
-
-_TRIES = 5
 
 
 @record
@@ -126,7 +125,7 @@ def install(device: Device, path: Path, *, force: bool = False) -> Installation:
     with device.database.read() as connection:
         rows = BundleTable.all(connection)
     replayed = _switch(device, engine, rows, "installed")
-    return Installation(_info(bundle, "installed"), trial, sum(1 for learned, _, _ in replayed.verdicts if learned))
+    return Installation(_info(bundle, "installed"), trial, sum(1 for row in replayed.decided if row.learned))
 
 
 def facts(bundle: Bundle) -> BundleFacts:
@@ -199,24 +198,14 @@ def _switch(
     device: Device, engine: Engine, rows: Sequence[BundleRow], reason: str, *, leaving: str = PREVIOUS
 ) -> Replay:
     """Makes an engine the running one: relearns every event in its space and switches in one transaction."""
-    for _ in range(_TRIES):
-        old = facts(device.snapshot().engine.bundle) if device.started else None
-        before = device.snapshot() if device.started else device.reload(engine, follow=False)
-        replayed = engine.replay(device.events(), obey=False)
-        after = Snapshot(engine, replayed.history, replayed.learned, before.paused, before.recent)
-        try:
-            with device.exclusive(), device.write(before) as connection:
-                _save_rows(connection, engine.bundle, rows, reason, leaving, round(device.clock() * 1e6))
-                EventTable.set_verdicts(connection, replayed.verdicts)
-                device.save_learned(connection, engine, replayed.learned)
-                device.save_overlay(connection, engine.bundle)
-                device.adopt(after)
-            new = facts(engine.bundle)
-            device.plugins.hooks.observe("edgerec_bundle_changed", old=old, new=new, reason=reason)
-            return replayed
-        except Stale:
-            continue
-    raise StoreBusy("other processes kept writing to the store", hint="try again")
+    old = facts(device.snapshot().engine.bundle) if device.started else None
+
+    def store(connection: sqlite3.Connection) -> None:
+        _save_rows(connection, engine.bundle, rows, reason, leaving, round(device.clock() * 1e6))
+
+    replayed = relearn(device, store, engine=engine)
+    device.plugins.hooks.observe("edgerec_bundle_changed", old=old, new=facts(engine.bundle), reason=reason)
+    return replayed
 
 
 def _save_rows(

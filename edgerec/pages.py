@@ -172,6 +172,8 @@ def _page(device: Device, request: PageRequest, page_id: str) -> Page:
     failed = ranking.situation.table.failed
     if choice.reranked is not None:
         failed += choice.reranked.failed
+    if device.trouble is not None:
+        failed += ("store",)
     page = Page(page_id, items, request.scenario, choice.reason, failed, watch.timings)
     watch.lap("page")
     return page

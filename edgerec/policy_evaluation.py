@@ -12,7 +12,7 @@ from edgerec.engine import Engine
 from edgerec.errors import PluginError, RequestError
 from edgerec.interfaces import FAILURES, ChancePolicy
 from edgerec.isolation import told
-from edgerec.learning.replay import set_aside, walk
+from edgerec.learning.replay import walk
 from edgerec.off_policy import Estimates, LoggedPage, estimates
 from edgerec.pages import Ranking
 from edgerec.records import record
@@ -84,7 +84,7 @@ def _rewards(engine: Engine, events: Sequence[EventRow]) -> Mapping[tuple[str, s
     return {
         (row.recommendation_id, row.item): 1.0
         for row in events
-        if row.recommendation_id is not None and kinds[row.kind].weight > 0 and not set_aside(row)
+        if row.recommendation_id is not None and kinds[row.kind].weight > 0 and not row.set_aside
     }
 
 

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from edgerec.bundle.catalogue import Catalogue, Column, Flags, Labels, Numbers
 from edgerec.device import Device, Snapshot
 from edgerec.records import record
-from edgerec.store import EventTable
 from edgerec.types import Int64, Profile
 
 DAY = 86400.0
@@ -95,20 +94,20 @@ class ProfileSummary:
 def profile(device: Device) -> ProfileSummary:
     """The user as the device knows them now."""
     snapshot = device.snapshot()
-    with device.database.read() as connection:
-        happened = EventTable.history(connection)
+    happened = [row for row in device.events() if not row.set_aside]
+    times = [row.effective_seconds for row in happened]
     engine, history, learned = snapshot.engine, snapshot.history, snapshot.learned
     catalogue = engine.bundle.catalogue
     kinds = engine.bundle.manifest.event_kinds
-    positive = {item for item, kind, *_ in happened if kind in kinds and kinds[kind].weight > 0}
+    positive = {row.item for row in happened if row.kind in kinds and kinds[row.kind].weight > 0}
     rows = catalogue.rows(sorted(positive))
     liked = np.sort(rows[(rows >= 0) & ~history.disliked[rows]]).astype(np.int64)
     user = engine.profile(snapshot.situation, learned)
     owner = engine.learner.updaters.owner
     return ProfileSummary(
-        events=dict(Counter(kind for _, kind, *_ in happened).most_common()),
-        first=happened[0][2] / 1e6 if happened else None,
-        last=happened[-1][2] / 1e6 if happened else None,
+        events=dict(Counter(row.kind for row in happened).most_common()),
+        first=min(times, default=None),
+        last=max(times, default=None),
         liked=len(liked),
         seen=int(history.seen.sum()),
         disliked=int(history.disliked.sum()),

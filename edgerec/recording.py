@@ -13,20 +13,19 @@ from datetime import datetime
 from edgerec.bundle.manifest import Manifest
 from edgerec.device import N_RECENT, Device, Snapshot, Stale, arrival
 from edgerec.engine import Engine
-from edgerec.errors import InvalidEvent, StoreBusy, UnknownEventKind
+from edgerec.errors import InvalidEvent, UnknownEventKind
 from edgerec.history import History
 from edgerec.interfaces import Arrival
 from edgerec.learning.exposed import passed_over
-from edgerec.learning.replay import PAUSED, QUARANTINED, UNKNOWN_ITEM
+from edgerec.learning.replay import PAUSED, UNKNOWN_ITEM
 from edgerec.records import changed
-from edgerec.store import EventRow, EventTable
-from edgerec.store.events import same_payload
+from edgerec.store import EventRow, EventTable, TombstoneTable
+from edgerec.store.events import QUARANTINED, same_payload
 from edgerec.types import Event, Receipt
 
 MAX_TEXT = 256
 MAX_CONTEXT = 4096
 _MAX_SECONDS = 253_402_300_800.0  # the year 10000
-_TRIES = 5
 _REMEMBERED = 50
 """What the user had to do with that lately was not passed over, though another item of the page was chosen."""
 
@@ -49,12 +48,11 @@ def _record(device: Device, events: Sequence[Event]) -> tuple[list[Receipt], Seq
         rows = [
             _with_page(device, snapshot.engine, snapshot.history, event_row(event, manifest, now)) for event in events
         ]
-        for _ in range(_TRIES):
-            try:
+        try:
+            return _recorded(device, snapshot, events, rows)
+        except Stale:
+            with device.claimed(snapshot.engine) as snapshot:
                 return _recorded(device, snapshot, events, rows)
-            except Stale:
-                snapshot = device.reload(snapshot.engine)
-        raise StoreBusy("other processes kept writing to the store", hint="try again")
 
 
 def _tell(device: Device, events: Sequence[Event], receipts: Sequence[Receipt], stored: Sequence[EventRow]) -> None:
@@ -133,7 +131,7 @@ def _value(value: object) -> float | None:
         raise InvalidEvent(f"value must be a number, not {type(value).__name__}")
     if not math.isfinite(value):
         raise InvalidEvent(f"value = {value} is not finite")
-    return float(value)
+    return float(value) + 0.0  # SQLite keeps no sign of a zero
 
 
 def _seconds(at: object) -> float:
@@ -186,7 +184,7 @@ def _recorded(
         _insert(connection, stored)
         if snapshot.learned is not before.learned:
             device.save_learned(connection, snapshot.engine, snapshot.learned)
-    device.adopt(snapshot)
+    device.adopt(snapshot, added=len(stored))
     future = {place for place, row in enumerate(rows) if row.at > now}
     told = [
         changed(receipts[place], flags=("future",)) if place in future else receipts[place]
@@ -206,9 +204,13 @@ def _without_duplicates(
     device: Device, events: Sequence[Event], rows: Sequence[EventRow], receipts: dict[int, Receipt]
 ) -> list[int]:
     """Places of the events that are new; repeated ones get their receipt here."""
-    known = _stored(device, [event.event_id for event in events if event.event_id is not None])
+    named = [event.event_id for event in events if event.event_id is not None]
+    known, forgotten = _stored(device, named) if named else ({}, set())
     new: list[int] = []
     for place, (event, row) in enumerate(zip(events, rows, strict=True)):
+        if row.event_id in forgotten:
+            receipts[place] = Receipt(row.event_id, "forgotten", False)
+            continue
         old = known.setdefault(row.event_id, row)
         if old is row:
             new.append(place)
@@ -217,12 +219,10 @@ def _without_duplicates(
     return new
 
 
-def _stored(device: Device, event_ids: Sequence[str]) -> dict[str, EventRow]:
-    """Those of the events that are stored, by id."""
-    if not event_ids:
-        return {}
+def _stored(device: Device, event_ids: Sequence[str]) -> tuple[dict[str, EventRow], set[str]]:
+    """Those of the events that are stored, by id; those that were forgotten."""
     with device.database.read() as connection:
-        return EventTable.find(connection, event_ids)
+        return EventTable.find(connection, event_ids), TombstoneTable.forgotten(connection, event_ids)
 
 
 def _units(fresh: Sequence[int], rows: Sequence[EventRow]) -> list[list[int]]:

@@ -14,21 +14,18 @@ Situate = Callable[[History, Learned], Situation]
 
 UNKNOWN_ITEM = "unknown item"
 PAUSED = "paused"
-QUARANTINED = "quarantined"
-"""Verdicts of events that no step learned from. An unknown item is learned from when a bundle brings it; QUARANTINED
-begins the verdict of what an event filter set aside, which enters no history in whatever space.
-"""
+"""Verdicts of events that no step learned from. An unknown item is learned from when a bundle brings it."""
 
 
 @record
 class Replay:
-    """Where a replay ended. `verdicts`: (learned, verdict, seq) of each event whose record changes · `ndcg`:
-    (seq of a step's first event, scenario) → NDCG@10 of what would have been served.
+    """Where a replay ended. `decided`: the rows whose `learned` or `verdict` is new · `ndcg`: (seq of a step's first
+    event, scenario) → NDCG@10 of what would have been served.
     """
 
     history: History
     learned: Learned
-    verdicts: tuple[tuple[int, str, int], ...]
+    decided: tuple[EventRow, ...]
     ndcg: Mapping[tuple[int, str], float]
 
 
@@ -75,7 +72,7 @@ def walk(
     counts."""
     learned = learner.initial()
     # what no step could learn from must not split the step that it came in with
-    for group in groups_in_order([e for e in events if e.item >= 0 and not set_aside(e.row)], obey=obey):
+    for group in groups_in_order([e for e in events if e.item >= 0 and not e.row.set_aside], obey=obey):
         step = None
         wanted = [event for event in group if (event.row.learned if obey else _may(event))]
         if wanted:
@@ -90,23 +87,19 @@ def replay(learner: Learner, events: Iterable[GroupEvent], history: History, sit
     """Where the walk ends, and what it decides."""
     events = list(events)
     learned = learner.initial()
-    verdicts: list[tuple[int, str, int]] = []
+    decided: list[EventRow] = []
     ndcg: dict[tuple[int, str], float] = {}
     for stop in walk(learner, events, history, situate, obey=obey):
         history, learned, step = stop.history, stop.learned, stop.step
         if step is not None:
             ndcg |= {(stop.taught[0].row.seq, scenario): value for scenario, value in step.ndcg.items()}
-            verdicts += [(learned.steps, step.verdict, event.row.seq) for event in stop.taught]
+            decided += [event.row.decided(learned.steps, step.verdict) for event in stop.taught]
     if not obey:
-        verdicts += [(0, UNKNOWN_ITEM, e.row.seq) for e in events if e.item < 0 and not set_aside(e.row) and _may(e)]
-    return Replay(history, learned, () if obey else tuple(verdicts), ndcg)
+        unknown = [event for event in events if event.item < 0 and not event.row.set_aside and _may(event)]
+        decided += [event.row.decided(0, UNKNOWN_ITEM) for event in unknown]
+    return Replay(history, learned, () if obey else tuple(decided), ndcg)
 
 
 def _may(event: GroupEvent) -> bool:
     """Whether an event may be learned from anew: not what came in while learning was paused."""
     return event.row.verdict != PAUSED
-
-
-def set_aside(row: EventRow) -> bool:
-    """Whether an event filter set the event aside."""
-    return row.verdict.startswith(QUARANTINED)

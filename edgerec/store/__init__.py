@@ -4,7 +4,7 @@ from edgerec.store.blob import decode_state, encode_state
 from edgerec.store.database import Database
 from edgerec.store.events import EventRow, EventTable
 from edgerec.store.overlay import OverlayItem, OverlayTable
-from edgerec.store.tables import BundleRow, BundleTable, ExposureTable, MetaTable, StateTable
+from edgerec.store.tables import BundleRow, BundleTable, ExposureTable, MetaTable, StateTable, TombstoneTable
 
 __all__ = [
     "BundleRow",
@@ -17,6 +17,7 @@ __all__ = [
     "OverlayItem",
     "OverlayTable",
     "StateTable",
+    "TombstoneTable",
     "decode_state",
     "encode_state",
 ]

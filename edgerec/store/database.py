@@ -10,9 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edgerec.errors import StoreBusy, StoreDamaged, StoreError, StoreTooNew
+from edgerec.files import exclusive
 
-SCHEMA = 3
+SCHEMA = 4
 """Migrations that this version knows (`store/migrations.py`)."""
+
+REPAIR = "close and open again: the damaged file is set aside, and what can be recovered is"
+LOCK = ".edgerec.lock"
+"""Held in the data directory by whoever migrates the store, or sets a damaged one aside."""
 
 
 class Database:
@@ -44,47 +49,52 @@ class Database:
             connection = sqlite3.connect(
                 self.path, timeout=self.wait_s, isolation_level=None, check_same_thread=False, cached_statements=64
             )
+            try:
+                with translated(self.path):
+                    self._prepare(connection)
+            except BaseException:
+                connection.close()
+                raise
         except (OSError, sqlite3.OperationalError) as error:
             raise StoreError(f"cannot open the store {self.path}: {error}", hint="is data_dir writable?") from None
-        try:
-            with translated(self.path):
-                self._prepare(connection)
-        except BaseException:
-            connection.close()
-            raise
         return connection
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute(f"PRAGMA synchronous={self.synchronous}")
+        connection.execute("PRAGMA temp_store=MEMORY")  # no rows in files that nobody erases
         if connection.execute("PRAGMA secure_delete=ON").fetchone() != (1,):
             raise StoreError("this SQLite cannot erase deleted rows (secure_delete)", hint="use another SQLite build")
-        (schema,) = connection.execute("PRAGMA user_version").fetchone()
-        if schema > SCHEMA:
-            raise StoreTooNew(f"{self.path} has schema {schema}, this edgerec knows {SCHEMA}", hint="update edgerec")
-        if schema < SCHEMA:
-            from edgerec.store.migrations import migrate
+        if _schema(connection) == SCHEMA:
+            return
+        with exclusive(self.path.parent / LOCK):  # two processes must not both migrate
+            if (schema := _schema(connection)) > SCHEMA:
+                _check_too_new(connection, schema, self.path)
+            if schema < SCHEMA:
+                from edgerec.store.migrations import migrate
 
-            migrate(connection)
+                migrate(connection)
 
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
-        """A write transaction: all of the block is stored when it ends, or nothing of it."""
+        """A write transaction: all of the block is stored when it ends, or nothing of it.
+
+        A block within a block belongs to the outer one's transaction.
+        """
         if not self.lock.acquire(timeout=self.wait_s):
             raise StoreBusy(f"another thread held {self.path.name} for {self.wait_s:g} s")
         try:
             connection = self.connection
             with translated(self.path):
+                if connection.in_transaction:
+                    yield connection
+                    return
                 connection.execute("BEGIN IMMEDIATE")
                 try:
                     yield connection
-                except BaseException:
-                    connection.execute("ROLLBACK")
-                    raise
-                try:
                     connection.execute("COMMIT")
                 except BaseException:
-                    if connection.in_transaction:
+                    if connection.in_transaction:  # a full disk ends it by itself
                         connection.execute("ROLLBACK")
                     raise
         finally:
@@ -116,6 +126,18 @@ class Database:
             self._connection = None
 
 
+def _schema(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _check_too_new(connection: sqlite3.Connection, schema: int, path: Path) -> None:
+    """Raises StoreTooNew, or StoreDamaged where the number alone is wrong: a newer edgerec left its migrations."""
+    recorded = connection.execute("SELECT 1 FROM sqlite_master WHERE name = '_sqlite_migrations'").fetchone()
+    if recorded and connection.execute("SELECT count(*) FROM _sqlite_migrations").fetchone() == (SCHEMA,):
+        raise StoreDamaged(f"{path} has schema {schema} by its header and {SCHEMA} by its tables", hint=REPAIR)
+    raise StoreTooNew(f"{path} has schema {schema}, this edgerec knows {SCHEMA}", hint="update edgerec")
+
+
 class translated:  # noqa: N801
     """Within the block, SQLite's errors are edgerec's. A class, because every read and write pays for it."""
 
@@ -131,7 +153,7 @@ class translated:  # noqa: N801
         if isinstance(error, sqlite3.OperationalError):
             if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                 raise StoreBusy(f"another process held {self.path.name} for too long") from None
-            raise StoreError(f"{self.path}: {error}", hint="is the disk full or read-only?") from error
+            if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:  # which constant SQL meets in a damaged schema alone
+                raise StoreError(f"{self.path}: {error}", hint="is the disk full or read-only?") from error
         if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.IntegrityError):
-            hint = "restore or remove it"
-            raise StoreDamaged(f"{self.path} is not a sound SQLite database: {error}", hint=hint) from error
+            raise StoreDamaged(f"{self.path} is not a sound SQLite database: {error}", hint=REPAIR) from error

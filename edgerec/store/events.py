@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+import zlib
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from edgerec.errors import EventConflict
+from edgerec.errors import EventConflict, StoreDamaged
 from edgerec.records import record
+from edgerec.store.database import REPAIR
 from edgerec.types import Event
 
-_COLUMNS = (
-    'event_id, item, kind, value, at, "group", recommendation_id, context, received, scenario, learned, verdict, passed'
-)
-_INSERT = f"INSERT INTO events ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_SELECT = f"SELECT seq, {_COLUMNS} FROM events"
-_FIND = f"{_SELECT} WHERE event_id = ?"
+QUARANTINED = "quarantined"
+"""Begins the verdict of what an event filter set aside, which enters no history and is not learned from."""
+
+_as_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+
+
+def checksum(values: Sequence[Any]) -> int:
+    """The `crc` of an event: CRC-32 of its other columns but `seq`, in their order, as an ASCII JSON list."""
+    return zlib.crc32(_as_json(values).encode())
 
 
 @record
@@ -80,7 +85,13 @@ class EventRow:
             self.passed,
         )
 
+    @property
+    def set_aside(self) -> bool:
+        """Whether an event filter set the event aside."""
+        return self.verdict.startswith(QUARANTINED)
+
     def values(self) -> tuple[Any, ...]:
+        """The columns from `event_id` on, without the checksum."""
         return (*self.payload(), self.received, self.scenario, self.learned, self.verdict, self.passed)
 
     def payload(self) -> tuple[Any, ...]:
@@ -96,47 +107,78 @@ class EventRow:
         )
 
 
+_COLUMNS = ", ".join(f'"{name}"' for name in EventRow.__match_args__[1:])
+_INSERT = f"INSERT INTO events (seq, {_COLUMNS}, crc) VALUES (?{', ?' * len(EventRow.__match_args__)})"
+_SELECT = f"SELECT seq, {_COLUMNS}, crc FROM events"
+_FIND = f"{_SELECT} WHERE event_id = ?"
+
+
+def sound_row(values: Sequence[Any]) -> EventRow | None:
+    """The event of a row (`seq`, the columns, `crc`), None where it is not what was written."""
+    try:
+        sound = checksum(values[1:-1]) == values[-1]
+    except TypeError:  # bytes, where a header of the file was damaged
+        return None
+    return EventRow(*values[:-1]) if sound else None
+
+
 class EventTable:
-    """Constant SQL over the events; every method takes the connection of a running transaction or read."""
+    """Constant SQL over the events; every method takes the connection of a running transaction or read.
+
+    What is read is checked: StoreDamaged where a row is not what was written.
+    """
 
     @staticmethod
     def insert(connection: sqlite3.Connection, rows: Iterable[EventRow]) -> None:
-        connection.executemany(_INSERT, [row.values() for row in rows])
+        """Appends events; one with a `seq` of its own takes that place."""
+        connection.executemany(_INSERT, [_record(row) for row in rows])
 
     @staticmethod
     def find(connection: sqlite3.Connection, event_ids: Sequence[str]) -> dict[str, EventRow]:
         """Those of the events that are stored, by id."""
         rows = (connection.execute(_FIND, (event_id,)).fetchone() for event_id in event_ids)
-        return {row[1]: EventRow(*row) for row in rows if row}
+        return {row[1]: _checked(row) for row in rows if row}
 
     @staticmethod
-    def all(connection: sqlite3.Connection) -> Iterator[EventRow]:
-        """Every event in order of arrival."""
-        for row in connection.execute(f"{_SELECT} ORDER BY seq"):
-            yield EventRow(*row)
+    def after(connection: sqlite3.Connection, seq: int = 0) -> list[EventRow]:
+        """Every event that arrived after one, in order of arrival."""
+        return [_checked(row) for row in connection.execute(f"{_SELECT} WHERE seq > ? ORDER BY seq", (seq,))]
 
     @staticmethod
     def last(connection: sqlite3.Connection, count: int) -> list[EventRow]:
         """The newest events, oldest first."""
         rows = connection.execute(f"{_SELECT} ORDER BY seq DESC LIMIT ?", (count,)).fetchall()
-        return [EventRow(*row) for row in reversed(rows)]
-
-    @staticmethod
-    def history(connection: sqlite3.Connection) -> list[tuple[str, str, int, str | None]]:
-        """(item, kind, effective time, group) of every event that was not set aside, by time then arrival."""
-        return connection.execute(
-            'SELECT item, kind, min(at, received), "group" FROM events '
-            "WHERE verdict NOT GLOB 'quarantined*' ORDER BY min(at, received), seq"
-        ).fetchall()
+        return [_checked(row) for row in reversed(rows)]
 
     @staticmethod
     def count(connection: sqlite3.Connection) -> int:
         return int(connection.execute("SELECT count(*) FROM events").fetchone()[0])
 
     @staticmethod
-    def set_verdicts(connection: sqlite3.Connection, verdicts: Sequence[tuple[int, str, int]]) -> None:
-        """(learned, verdict, seq) of events that were learned from anew."""
-        connection.executemany("UPDATE events SET learned = ?, verdict = ? WHERE seq = ?", verdicts)
+    def decide(connection: sqlite3.Connection, rows: Iterable[EventRow]) -> None:
+        """Stores `learned` and `verdict` of events that were learned from anew."""
+        connection.executemany(
+            "UPDATE events SET learned = ?, verdict = ?, crc = ? WHERE seq = ?",
+            [(row.learned, row.verdict, checksum(row.values()), row.seq) for row in rows],
+        )
+
+    @staticmethod
+    def replace(connection: sqlite3.Connection, rows: Iterable[EventRow]) -> None:
+        """Puts these events, with the `seq` they have, in the place of all there are."""
+        connection.execute("DELETE FROM events")
+        EventTable.insert(connection, rows)
+
+
+def _record(row: EventRow) -> tuple[Any, ...]:
+    values = row.values()
+    return (row.seq or None, *values, checksum(values))
+
+
+def _checked(values: Sequence[Any]) -> EventRow:
+    row = sound_row(values)
+    if row is None:
+        raise StoreDamaged("an event is not what was written: its checksum differs", hint=REPAIR)
+    return row
 
 
 def same_payload(stored: EventRow, new: EventRow, *, at_given: bool) -> bool:
@@ -146,7 +188,7 @@ def same_payload(stored: EventRow, new: EventRow, *, at_given: bool) -> bool:
         old[4] = fresh[4] = 0
     if old != fresh:
         raise EventConflict(
-            f"event_id {new.event_id!r} was recorded before with another payload",
+            "this event_id was recorded before with another payload",
             hint="an event_id names one event; draw a new one for a new event",
         )
     return True

@@ -92,6 +92,20 @@ def m003_passed(db: Database) -> None:
     db.execute("PRAGMA user_version = 3")
 
 
+@store()
+def m004_trust(db: Database) -> None:
+    """Checksums of events, and what is left of those that were forgotten."""
+    from edgerec.store.events import EventRow, checksum
+
+    db["events"].add_column("crc", int)  # type: ignore[union-attr]
+    names = ", ".join(f'"{name}"' for name in EventRow.__match_args__[1:])
+    for seq, *values in db.execute(f"SELECT seq, {names} FROM events").fetchall():
+        db.execute("UPDATE events SET crc = ? WHERE seq = ?", (checksum(values), seq))
+    db["tombstones"].create({"seq": int, "key": bytes, "digest": bytes}, pk="seq", not_null={"key", "digest"})  # type: ignore[union-attr]
+    db["tombstones"].create_index(["key", "digest"], unique=True)  # type: ignore[union-attr]
+    db.execute("PRAGMA user_version = 4")
+
+
 def migrate(connection: sqlite3.Connection) -> None:
     """Applies what is pending; each step wholly or not at all."""
     store.apply(Database(connection))

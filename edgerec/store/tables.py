@@ -9,6 +9,38 @@ from edgerec.records import record
 from edgerec.store.blob import decode_state, encode_state
 from edgerec.types import State
 
+KEY_BYTES = 16
+_DIGEST_BYTES = 16
+
+
+def tombstone(key: bytes, event_id: str) -> bytes:
+    """What is left of a forgotten event: BLAKE2b of its id under a key, 16 bytes."""
+    from hashlib import blake2b
+
+    return blake2b(event_id.encode(), key=key, digest_size=_DIGEST_BYTES).digest()
+
+
+class TombstoneTable:
+    """Which events were forgotten, so that nothing brings them back; it says no more than that of an id."""
+
+    @staticmethod
+    def all(connection: sqlite3.Connection) -> set[tuple[bytes, bytes]]:
+        """(key, digest)."""
+        return set(connection.execute("SELECT key, digest FROM tombstones"))
+
+    @staticmethod
+    def add(connection: sqlite3.Connection, found: Iterable[tuple[bytes, bytes]]) -> None:
+        connection.executemany("INSERT OR IGNORE INTO tombstones (key, digest) VALUES (?, ?)", sorted(found))
+
+    @staticmethod
+    def forgotten(connection: sqlite3.Connection, event_ids: Iterable[str]) -> set[str]:
+        """Those of the ids that were forgotten."""
+        keys = [key for (key,) in connection.execute("SELECT DISTINCT key FROM tombstones")]
+        find = "SELECT 1 FROM tombstones WHERE key = ? AND digest = ?"
+        return {
+            one for one in event_ids for key in keys if connection.execute(find, (key, tombstone(key, one))).fetchone()
+        }
+
 
 class StateTable:
     """Learned states, keyed by plugin, name and bundle version."""
