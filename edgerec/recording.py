@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
-import os
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from datetime import datetime
 
-from edgerec.bundle.manifest import Manifest
 from edgerec.device import N_RECENT, Device, Snapshot, Stale, arrival
 from edgerec.engine import Engine
-from edgerec.errors import InvalidEvent, UnknownEventKind
+from edgerec.event_rows import event_row
 from edgerec.history import History
 from edgerec.interfaces import Arrival
 from edgerec.learning.exposed import passed_over
@@ -23,9 +19,6 @@ from edgerec.store import EventRow, EventTable, TombstoneTable
 from edgerec.store.events import QUARANTINED, same_payload
 from edgerec.types import Event, Receipt
 
-MAX_TEXT = 256
-MAX_CONTEXT = 4096
-_MAX_SECONDS = 253_402_300_800.0  # the year 10000
 _REMEMBERED = 50
 """What the user had to do with that lately was not passed over, though another item of the page was chosen."""
 
@@ -78,28 +71,6 @@ def _tell_of_steps(device: Device, stored: Sequence[EventRow]) -> None:
         device.plugins.hooks.observe("edgerec_update_decided", **told)
 
 
-def event_row(event: Event, manifest: Manifest, now: float) -> EventRow:
-    """The event as it will be stored. Raises InvalidEvent or UnknownEventKind."""
-    if event.kind not in manifest.event_kinds:
-        known = ", ".join(manifest.event_kinds)
-        raise UnknownEventKind(f"unknown event kind {event.kind!r}", hint=f"the bundle knows: {known}")
-    at = now if event.at is None else _seconds(event.at)
-    return EventRow(
-        seq=0,
-        event_id=os.urandom(16).hex() if event.event_id is None else _text("event_id", event.event_id),
-        item=_text("item", event.item),
-        kind=event.kind,
-        value=_value(event.value),
-        at=round(at * 1e6),
-        group=None if event.group is None else _text("group", event.group),
-        recommendation_id=None
-        if event.recommendation_id is None
-        else _text("recommendation_id", event.recommendation_id),
-        context=_context(event.context),
-        received=round(now * 1e6),
-    )
-
-
 def _with_page(device: Device, engine: Engine, history: History, row: EventRow) -> EventRow:
     page = row.recommendation_id
     if page is None or (scenario := device.shown_in(page)) is None:
@@ -110,54 +81,6 @@ def _with_page(device: Device, engine: Engine, history: History, row: EventRow) 
     known = {engine.bundle.catalogue.item(item) for item in history.rows[-_REMEMBERED:].tolist()}
     passed = passed_over(device.shown_on(page), row.item, row.event_id, engine.n_exposed, known)
     return changed(row, passed=json.dumps(passed, ensure_ascii=False)) if passed else row
-
-
-def _text(name: str, value: object) -> str:
-    if not isinstance(value, str):
-        raise InvalidEvent(f"{name} must be text, not {type(value).__name__}")
-    if not 0 < len(value) <= MAX_TEXT:
-        raise InvalidEvent(f"{name} has {len(value)} characters", hint=f"1 to {MAX_TEXT} are allowed")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise InvalidEvent(f"{name} holds a lone surrogate, which is not text") from None
-    return value
-
-
-def _value(value: object) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InvalidEvent(f"value must be a number, not {type(value).__name__}")
-    if not math.isfinite(value):
-        raise InvalidEvent(f"value = {value} is not finite")
-    return float(value) + 0.0  # SQLite keeps no sign of a zero
-
-
-def _seconds(at: object) -> float:
-    if isinstance(at, datetime):
-        if at.tzinfo is None:
-            raise InvalidEvent("at is a naive datetime", hint="give POSIX seconds or an aware datetime")
-        at = at.timestamp()
-    if isinstance(at, bool) or not isinstance(at, (int, float)):
-        raise InvalidEvent(f"at must be POSIX seconds or an aware datetime, not {type(at).__name__}")
-    if not -_MAX_SECONDS < at < _MAX_SECONDS:
-        raise InvalidEvent(f"at = {at} is no time that can be stored", hint="POSIX seconds are wanted")
-    return float(at)
-
-
-def _context(context: object) -> str | None:
-    if context is None:
-        return None
-    if not isinstance(context, dict):
-        raise InvalidEvent(f"context must be a JSON object, not {type(context).__name__}")
-    try:
-        text = json.dumps(context, allow_nan=False, sort_keys=True, separators=(",", ":"))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidEvent(f"context is not JSON: {error}") from None
-    if len(text) > MAX_CONTEXT:
-        raise InvalidEvent(f"context has {len(text)} bytes as JSON", hint=f"at most {MAX_CONTEXT}")
-    return text
 
 
 def _recorded(

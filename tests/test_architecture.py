@@ -20,7 +20,7 @@ FLOORS = [
     {"serving", "learning", "plugins"},
     {"checks"},
     {"engine"},
-    {"device", "golden"},
+    {"device", "golden", "event_rows"},
     {"relearning", "catalogue_update", "pages", "recording"},
     {"lifecycle"},
     {"explanations", "statistics", "profile", "policy_evaluation", "console"},
