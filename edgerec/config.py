@@ -31,7 +31,8 @@ class Config:
     `channel_url`: where `update` looks for bundles, a URL or a folder; `channel_root`: the file of the root that the
     app pins; `channel_http`: whether a URL may be plain http beyond this machine.
     `filter_events`: whether event filters work at all. `synchronous`: SQLite's pragma; FULL survives power loss.
-    `wait_s`: the longest a write waits for another writer.
+    `wait_s`: the longest a write waits for another writer. `retention_days`, `retention_events`: older events are
+    taken out at open, and the oldest where there are more; None keeps all.
     """
 
     updater: str | None = None
@@ -55,6 +56,13 @@ class Config:
     channel_http: bool = False
     wait_s: float = 2.0
     synchronous: str = "NORMAL"
+    retention_days: int | None = None
+    retention_events: int | None = None
+
+    @property
+    def retains(self) -> bool:
+        """Whether events are kept for a time, or up to a number, only."""
+        return self.retention_days is not None or self.retention_events is not None
 
 
 # section.key → (field, accepted types)
@@ -74,6 +82,8 @@ _KEYS: dict[str, tuple[str, tuple[type, ...]]] = {
     "plugins.max_failures": ("plugin_failures", (int,)),
     "store.wait_s": ("wait_s", (int, float)),
     "store.synchronous": ("synchronous", (str,)),
+    "retention.days": ("retention_days", (int,)),
+    "retention.events": ("retention_events", (int,)),
 }
 _OPEN_SECTIONS = ("sources", "updaters", "filters", "rerankers", "scenarios", "plugins")
 _OPEN = ", ".join(f"[{section}.NAME]" for section in _OPEN_SECTIONS)
@@ -125,6 +135,9 @@ def _checked(config: Config) -> Config:
         raise ConfigError(f"store.synchronous = {config.synchronous!r}", hint="NORMAL or FULL")
     if not 0 <= config.wait_s < math.inf:
         raise ConfigError(f"store.wait_s = {config.wait_s!r} must be a number of seconds >= 0")
+    for name, limit in (("days", config.retention_days), ("events", config.retention_events)):
+        if limit is not None and limit < 1:
+            raise ConfigError(f"retention.{name} = {limit!r} must be 1 or more")
     if config.exposed_negatives is not None and not 0 <= config.exposed_negatives <= MOST_NEGATIVES:
         raise ConfigError(f"learning.exposed_negatives = {config.exposed_negatives!r}", hint=f"0 to {MOST_NEGATIVES}")
     if not 0 < config.plugin_budget_ms < math.inf:

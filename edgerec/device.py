@@ -44,6 +44,9 @@ FAILURES = "plugin_failures"
 GENERATION = "generation"
 """The setting that counts how often events were taken out, or put in another order."""
 
+PENDING = "erase_pending"
+"""The setting that says that forgotten rows may still lie in the store's free pages or its log."""
+
 N_RECENT = 100
 """Arrivals that event filters are shown."""
 
@@ -96,7 +99,7 @@ class Device:
         self.clock = clock
         self.database = Database(data_dir / "edgerec.db", wait_s=config.wait_s, synchronous=config.synchronous)
         self._snapshot: Snapshot | None = None
-        self._version = -1
+        self._version: tuple[int, int] | None = None
         self._generation: str | None = None
         self._last: int | None = None
         self.exposures = ExposureBuffer()
@@ -175,10 +178,11 @@ class Device:
             if generation != self._generation:
                 self.exposures.take()  # they may show what was forgotten meanwhile
             known = self._snapshot
-            if self._last is None or known is None or known.engine is not engine or generation != self._generation:
-                history, last = engine.empty_history(), 0
-            else:
+            same = self._version is not None and self._version[0] == version[0] and self._generation == generation
+            if same and self._last is not None and known is not None and known.engine is engine:
                 history, last = known.history, self._last
+            else:
+                history, last = engine.empty_history(), 0
             rows = EventTable.after(connection, last)
             states = StateTable.load(connection, engine.bundle.manifest.version)
             paused = MetaTable.get(connection, "paused") == "1"
@@ -231,7 +235,7 @@ class Device:
             with self.database.write():
                 yield self.reload(engine)
         except BaseException:
-            self._version, self._last = -1, None  # what was adopted may not have been stored
+            self._version, self._last = None, None  # what was adopted may not have been stored
             raise
 
     @contextmanager

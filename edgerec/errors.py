@@ -19,7 +19,9 @@ EdgeRecError                    1
 ├── StoreError                 50
 │   ├── StoreBusy              51   another writer held the store too long
 │   ├── StoreTooNew            52   written by a newer edgerec
-│   └── StoreDamaged           53
+│   ├── StoreDamaged           53
+│   ├── ForgetPending          54   forgotten, but another process keeps the old bytes alive
+│   └── ProfileInvalid         55   a profile file that cannot be imported
 ├── ConfigError                60
 ├── PluginError                70
 │   ├── PluginNotFound         71
@@ -162,6 +164,18 @@ class StoreDamaged(StoreError):
     """SQLite or a checksum says that the store is damaged."""
 
     exit_code = 53
+
+
+class ForgetPending(StoreError):
+    """All is out of the store, but bytes of it remain in its file or log until the next open."""
+
+    exit_code = 54
+
+
+class ProfileInvalid(StoreError):
+    """A profile file is damaged, cut short, of a newer format or locked by another passphrase; nothing was imported."""
+
+    exit_code = 55
 
 
 class ConfigError(EdgeRecError):

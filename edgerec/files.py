@@ -41,6 +41,8 @@ def sha256(data: bytes) -> str:
 
 def sync(path: Path) -> None:
     """Flushes a file or folder to the disk; folders only where the system can."""
+    if path.is_dir() and os.name != "posix":
+        return
     try:
         handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     except PermissionError:
@@ -57,6 +59,26 @@ def write_whole(path: Path, data: bytes) -> None:
         (folder / path.name).write_bytes(data)
         sync(folder / path.name)
         os.replace(folder / path.name, path)
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Writes a file that only its owner may read, so that a reader sees all of it or none.
+
+    It waits under a hidden name beside its place; what a killed process leaves there is nobody's harm. Raises OSError.
+    """
+    import tempfile
+
+    handle, name = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    sync(path.parent)
 
 
 @contextmanager

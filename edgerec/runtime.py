@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgerec import lifecycle, pages
+from edgerec import lifecycle, pages, recovery
 from edgerec.bundle import Bundle
 from edgerec.config import Config, load_config
 from edgerec.device import Device, Snapshot
@@ -30,8 +30,11 @@ from edgerec.store import MetaTable
 from edgerec.types import CatalogueUpdate, Event, Explanation, Page, PageRequest, Receipt
 
 if TYPE_CHECKING:
+    from edgerec.merging import Merged
     from edgerec.off_policy import Estimates
+    from edgerec.privacy import Forgotten
     from edgerec.profile import ProfileSummary
+    from edgerec.updates import Update
 
 MAX_N = 10_000
 
@@ -76,7 +79,7 @@ class Recommender:
         self._device = Device(self._temporary or Path(data_dir or ""), _plugins(plugins, settings), settings, clock)
         try:
             factory = bundle if isinstance(bundle, Bundle) else self._device.load(Path(bundle))
-            self.bundle: BundleInfo = lifecycle.start(self._device, factory)
+            self.bundle: BundleInfo = recovery.started(self._device, lambda: lifecycle.start(self._device, factory))
         except BaseException:
             self.close()
             raise
@@ -206,6 +209,35 @@ class Recommender:
         self.bundle = lifecycle.rollback(self._device)
         return self.bundle
 
+    def export_profile(self, path: str | os.PathLike[str], *, passphrase: str | None = None) -> int:
+        """Writes what the user did to a file that another device can import; returns the number of events.
+
+        `passphrase`: encrypts it, an age file (age-encryption.org). Raises StoreError or MissingDistribution.
+        """
+        from edgerec.privacy import export_profile
+
+        return len(export_profile(self._device, Path(path), passphrase).rows)
+
+    def import_profile(self, path: str | os.PathLike[str], *, passphrase: str | None = None) -> Merged:
+        """Joins the events of another device with those here, and learns from all of them anew.
+
+        Two devices under one bundle that import each other's profile have learned the same. What was forgotten on
+        either is forgotten on both. Raises ProfileInvalid, EventConflict, StoreBusy or ForgetPending.
+        """
+        from edgerec.privacy import import_profile
+
+        return import_profile(self._device, Path(path), passphrase)
+
+    def forget(self, item: str | None = None) -> Forgotten:
+        """Forgets all that the user did, or all that has to do with one item, to the last byte of the data directory.
+
+        What was learned is learned anew from what remains. Raises StoreBusy, having done nothing, or ForgetPending
+        when another process reads the store: all is out of it then, and the next open erases the last bytes.
+        """
+        from edgerec.privacy import forget
+
+        return forget(self._device, item)
+
     def pause_learning(self) -> None:
         """From now on events are stored, and count as history, but nothing is learned from them."""
         self._set_paused(True)
@@ -225,6 +257,24 @@ class Recommender:
         from edgerec.statistics import statistics
 
         return statistics(self._device, self.bundle)
+
+    def update(
+        self,
+        channel: str | os.PathLike[str] | None = None,
+        *,
+        root: str | os.PathLike[str] | None = None,
+        force: bool = False,
+    ) -> Update:
+        """Asks a channel, a URL or a folder, for a newer bundle, and installs it (`edgerec.updates.update`).
+
+        Raises ChannelError where the channel cannot be reached or trusted; a bundle that is refused is a status.
+        """
+        from edgerec.updates import update  # nothing of it is loaded before the app asks
+
+        done = update(self._device, channel, root=root, force=force)
+        if done.installation is not None:
+            self.bundle = done.installation.bundle
+        return done
 
     def close(self) -> None:
         """Writes what is buffered and lets go of the store. Closing twice is fine."""

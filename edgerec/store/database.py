@@ -6,7 +6,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from edgerec.errors import StoreBusy, StoreDamaged, StoreError, StoreTooNew
@@ -17,7 +17,13 @@ SCHEMA = 4
 
 REPAIR = "close and open again: the damaged file is set aside, and what can be recovered is"
 LOCK = ".edgerec.lock"
-"""Held in the data directory by whoever migrates the store, or sets a damaged one aside."""
+"""Held in the data directory by whoever migrates the store."""
+
+QUARANTINE = "quarantine"
+"""The folder of the data directory where damaged stores lie."""
+
+DAMAGED = ".edgerec.damaged"
+"""Left in the data directory by whoever found the store damaged: the next open looks at all of it."""
 
 
 class Database:
@@ -33,6 +39,8 @@ class Database:
         self.synchronous = synchronous
         self.lock = threading.RLock()
         self._pid = -1
+        self._inode = -1
+        self._opened = 0
         self._connection: sqlite3.Connection | None = None
 
     @property
@@ -40,7 +48,8 @@ class Database:
         """The open connection; a forked child opens its own."""
         if self._connection is None or self._pid != os.getpid():
             self._connection = self._open()
-            self._pid = os.getpid()
+            self._pid, self._inode = os.getpid(), self.path.stat().st_ino
+            self._opened += 1
         return self._connection
 
     def _open(self) -> sqlite3.Connection:
@@ -84,6 +93,7 @@ class Database:
         if not self.lock.acquire(timeout=self.wait_s):
             raise StoreBusy(f"another thread held {self.path.name} for {self.wait_s:g} s")
         try:
+            self._follow()
             connection = self.connection
             with translated(self.path):
                 if connection.in_transaction:
@@ -100,6 +110,16 @@ class Database:
         finally:
             self.lock.release()
 
+    def _follow(self) -> None:
+        """Lets go of a file that another process set aside: what is written there would be lost."""
+        if self._connection is not None and not self._connection.in_transaction:
+            try:
+                moved = os.stat(self.path).st_ino != self._inode
+            except FileNotFoundError:
+                moved = True
+            if moved:
+                self.close()
+
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
         """The connection for a few reads."""
@@ -115,15 +135,33 @@ class Database:
         finally:
             self.connection.execute(f"PRAGMA busy_timeout={int(self.wait_s * 1000)}")
 
-    def data_version(self) -> int:
-        """Changes whenever another connection committed; own commits do not count."""
-        return int(self.connection.execute("PRAGMA data_version").fetchone()[0])
+    def erase(self) -> None:
+        """Leaves no byte of what was deleted: builds the file anew and cuts off its log.
+
+        Raises StoreBusy while another connection reads what was there before.
+        """
+        with self.lock, translated(self.path):
+            connection = self.connection
+            connection.execute("VACUUM")  # cells that moved between pages leave copies that secure_delete does not see
+            busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            raise StoreBusy(f"another process reads {self.path.name}")
+
+    def data_version(self) -> tuple[int, int]:
+        """(how often the file was opened, a number that changes whenever another connection committed)."""
+        (version,) = self.connection.execute("PRAGMA data_version").fetchone()
+        return self._opened, version
 
     def close(self) -> None:
         with self.lock:
             if self._connection is not None and self._pid == os.getpid():
                 self._connection.close()
             self._connection = None
+
+
+def _mark(path: Path) -> None:
+    with suppress(OSError):  # then the next open finds out by itself, or not yet
+        path.with_name(DAMAGED).touch()
 
 
 def _schema(connection: sqlite3.Connection) -> int:
@@ -150,10 +188,13 @@ class translated:  # noqa: N801
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, StoreDamaged):
+            _mark(self.path)
         if isinstance(error, sqlite3.OperationalError):
             if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                 raise StoreBusy(f"another process held {self.path.name} for too long") from None
             if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:  # which constant SQL meets in a damaged schema alone
                 raise StoreError(f"{self.path}: {error}", hint="is the disk full or read-only?") from error
         if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.IntegrityError):
+            _mark(self.path)
             raise StoreDamaged(f"{self.path} is not a sound SQLite database: {error}", hint=REPAIR) from error

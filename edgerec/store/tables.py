@@ -64,6 +64,10 @@ class StateTable:
         )
 
     @staticmethod
+    def clear(connection: sqlite3.Connection) -> None:
+        connection.execute("DELETE FROM states")
+
+    @staticmethod
     def decode(found: tuple[int, bytes]) -> State:
         return decode_state(found[1])
 
@@ -79,6 +83,12 @@ class ExposureTable:
             " VALUES (?, ?, ?, ?, ?, ?, ?)",
             rows,
         )
+
+    @staticmethod
+    def remove(connection: sqlite3.Connection, *, item: str | None = None, before: int | None = None) -> int:
+        """Takes out those of an item, or older than a time in microseconds, or all; returns how many."""
+        query = "DELETE FROM exposures WHERE (?1 IS NULL OR item = ?1) AND (?2 IS NULL OR at < ?2)"
+        return connection.execute(query, (item, before)).rowcount
 
     @staticmethod
     def scenario_of(connection: sqlite3.Connection, recommendation_id: str) -> str | None:
@@ -153,3 +163,7 @@ class MetaTable:
     @staticmethod
     def set(connection: sqlite3.Connection, key: str, value: str) -> None:
         connection.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (key, value))
+
+    @staticmethod
+    def remove(connection: sqlite3.Connection, key: str) -> None:
+        connection.execute("DELETE FROM meta WHERE key = ?", (key,))

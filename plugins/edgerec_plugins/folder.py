@@ -6,13 +6,13 @@ What a killed process leaves under such a name is no delta, and is nobody's harm
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from edgerec.deltas import TransportError
 from edgerec.errors import ConfigError
+from edgerec.files import write_private
 from edgerec.hookspecs import hookimpl
 from edgerec.interfaces import Settings, TransportFactory
 
@@ -41,38 +41,11 @@ class Folder:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not target.exists():
-                _write(target, payload)
+                write_private(target, payload)
             elif target.read_bytes() != payload:
                 raise TransportError(f"folder: delta {delta_id} is there already, with other bytes")
         except OSError as error:
             raise TransportError(f"folder: {error.strerror or error}", hint=f"look at {self.folder}") from error
-
-
-def _write(target: Path, payload: bytes) -> None:
-    import tempfile  # a device that sends nothing this way need not load it
-
-    handle, name = tempfile.mkstemp(prefix=".", suffix=".part", dir=target.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(payload)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(name, target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    _sync(target.parent)
-
-
-def _sync(folder: Path) -> None:
-    """Brings the rename to the disk, where a folder can be opened."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @hookimpl

@@ -1,0 +1,176 @@
+"""Forgetting: rows, what was learned from them, and every byte of them in the data directory.
+
+First one transaction takes the events out and learns anew from what remains; then the file is rebuilt and the log
+cut off. What a kill leaves of the second part is finished at the next open.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+from edgerec import log, profile_file
+from edgerec.device import FAILURES, PENDING, Device
+from edgerec.errors import ForgetPending, StoreBusy, StoreError
+from edgerec.merging import Merged, merge
+from edgerec.profile_file import ProfileFile
+from edgerec.records import changed, record
+from edgerec.relearning import relearn
+from edgerec.store import EventRow, ExposureTable, MetaTable, StateTable, TombstoneTable
+from edgerec.store.database import QUARANTINE
+from edgerec.store.tables import KEY_BYTES, tombstone
+
+_KEY = "tombstone_key"
+_DAY = 86_400_000_000
+
+
+@record
+class Forgotten:
+    """What was taken out: events, and the items of pages that were logged."""
+
+    events: int
+    exposures: int
+
+
+def forget(device: Device, item: str | None = None) -> Forgotten:
+    """Takes out all that is known of the user, or all that has to do with one item.
+
+    Tombstones stay, by which no import brings the events back. Raises StoreBusy, having done nothing, or
+    ForgetPending, when all is out of the store but another process keeps the old bytes alive.
+    """
+
+    def gone(row: EventRow) -> bool:
+        return item is None or row.item == item
+
+    def without(row: EventRow) -> EventRow:
+        return row if item is None else changed(row, passed=_without(row.passed, item))
+
+    done = _take_out(device, gone, without, lambda connection: ExposureTable.remove(connection, item=item), bury=True)
+    erase(device)
+    return done
+
+
+def retire(device: Device) -> Forgotten:
+    """Takes out what is older than the app's configuration says, and the oldest where there are too many.
+
+    Whole days count, so that it happens once a day at most. Raises as `forget` does.
+    """
+    days, most = device.config.retention_days, device.config.retention_events
+    oldest = None if days is None else (round(device.clock() * 1e6) // _DAY - days) * _DAY
+    rows = device.events()
+    kept = [row for row in rows if oldest is None or min(row.at, row.received) >= oldest]
+    kept = kept[len(kept) - most :] if most is not None and len(kept) > most else kept
+    if len(kept) == len(rows):
+        return Forgotten(0, 0)
+    stays = {row.event_id for row in kept}
+
+    def old_exposures(connection: sqlite3.Connection) -> int:
+        return 0 if oldest is None else ExposureTable.remove(connection, before=oldest)
+
+    done = _take_out(device, lambda row: row.event_id not in stays, lambda row: row, old_exposures, bury=False)
+    erase(device)
+    return done
+
+
+def _take_out(
+    device: Device,
+    gone: Callable[[EventRow], bool],
+    kept: Callable[[EventRow], EventRow],
+    exposures: Callable[[sqlite3.Connection], int],
+    *,
+    bury: bool,
+) -> Forgotten:
+    removed: list[str] = []
+    counts = [0]
+
+    def change(rows: list[EventRow]) -> list[EventRow]:
+        removed[:] = [row.event_id for row in rows if gone(row)]
+        return [kept(row) for row in rows if not gone(row)]
+
+    def store(connection: sqlite3.Connection) -> None:
+        if bury:
+            key = tombstone_key(connection)
+            TombstoneTable.add(connection, [(key, tombstone(key, one)) for one in removed])
+        counts[0] = exposures(connection)
+        StateTable.clear(connection)  # what the engine learned anew is stored after this
+        MetaTable.remove(connection, FAILURES)
+        MetaTable.set(connection, PENDING, "1")
+
+    relearn(device, store, change=change)
+    return Forgotten(len(removed), counts[0])
+
+
+def tombstone_key(connection: sqlite3.Connection) -> bytes:
+    """This device's own key, drawn when it is first needed."""
+    kept = MetaTable.get(connection, _KEY)
+    if kept is None:
+        kept = os.urandom(KEY_BYTES).hex()
+        MetaTable.set(connection, _KEY, kept)
+    return bytes.fromhex(kept)
+
+
+def _without(passed: str | None, item: str) -> str | None:
+    """A list of items that were passed over, without one of them."""
+    if passed is None:
+        return None
+    left = [one for one in json.loads(passed) if one != item]
+    return json.dumps(left, ensure_ascii=False) if left else None
+
+
+def erase(device: Device) -> None:
+    """Overwrites what was deleted: damaged copies, free pages, the log. Raises ForgetPending."""
+    try:
+        shutil.rmtree(device.data_dir / QUARANTINE, ignore_errors=False)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise ForgetPending(f"a damaged copy of the store is still there: {error.strerror}") from None
+    try:
+        device.database.erase()
+        with device.database.write() as connection:
+            MetaTable.remove(connection, PENDING)
+    except StoreBusy:
+        raise ForgetPending(
+            "forgotten, but another process still reads what was there before",
+            hint="its bytes are erased at the next open, or by another forget()",
+        ) from None
+    except StoreError as error:
+        raise ForgetPending(f"forgotten, but not yet erased: {error.args[0]}", hint="is there space?") from error
+
+
+def settle(device: Device, *, pending: bool) -> None:
+    """What is due when a store is opened: an erasure that did not end, and the limits of retention."""
+    try:
+        if pending:
+            erase(device)
+        retire(device)
+    except StoreError as error:
+        log.warning("erasing has to wait: %s", error)
+
+
+def export_profile(device: Device, path: Path, passphrase: str | None = None) -> ProfileFile:
+    """Writes events and tombstones to a file. Raises MissingDistribution, or StoreError where it cannot be written."""
+    with device.database.read() as connection:
+        tombstones = sorted(TombstoneTable.all(connection))
+    profile = ProfileFile(device.events(), tombstones)
+    try:
+        profile_file.save(path, profile, passphrase)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written: {error.strerror}", hint="is there space, and leave?") from None
+    return profile
+
+
+def import_profile(device: Device, path: Path, passphrase: str | None = None) -> Merged:
+    """Joins a file's events with those here and learns from all of them anew; what was forgotten there is so here.
+
+    Raises ProfileInvalid, EventConflict or StoreBusy, and then nothing was changed; or ForgetPending.
+    """
+    profile = profile_file.read(path, passphrase)
+    merged = merge(device, profile.rows, profile.tombstones)
+    if merged.forgotten:
+        erase(device)
+    return merged

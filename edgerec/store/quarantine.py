@@ -1,0 +1,123 @@
+"""Damaged stores, set aside in `quarantine/` of the data directory until what they hold was recovered."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from edgerec.errors import StoreDamaged
+from edgerec.files import exclusive, scratch, write_whole
+from edgerec.store.blob import decode_state
+from edgerec.store.database import DAMAGED, QUARANTINE, Database
+from edgerec.store.events import EventTable
+from edgerec.store.salvage import Salvaged, salvage
+
+MOST_KEPT = 3
+"""Recovered stores beyond these are deleted, the oldest first."""
+
+_LOCK = ".edgerec.quarantine.lock"
+_REPORT = "recovered.json"
+_SIDE_TABLES = ("bundles", "meta", "items_overlay", "exposures")
+_FILES = ("edgerec.db-wal", "edgerec.db-shm", "edgerec.db")
+
+
+def check(database: Database) -> None:
+    """Looks at every page, event and state. Raises StoreDamaged."""
+    with database.read() as connection:
+        (found,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+        if found != "ok":
+            raise StoreDamaged(f"{database.path}: {found}")
+        EventTable.after(connection)
+        for (blob,) in connection.execute("SELECT blob FROM states"):
+            decode_state(blob)
+
+
+class Quarantine:
+    """The damaged stores of one data directory."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.data_dir = data_dir
+        self.folder = data_dir / QUARANTINE
+
+    def take(self, database: Database) -> Path | None:
+        """Moves the store here if it is damaged; None where it is sound after all. `database` is closed."""
+        database.close()
+        with exclusive(self.data_dir / _LOCK):  # another process may just have done so
+            try:
+                check(database)
+                home = None
+            except StoreDamaged:
+                home = self._move()
+            finally:
+                database.close()
+            (self.data_dir / DAMAGED).unlink(missing_ok=True)
+        return home
+
+    def _move(self) -> Path:
+        numbers = [int(home.name) for home in self._homes()]
+        home = self.folder / str(max(numbers, default=0) + 1)
+        home.mkdir(parents=True)
+        for name in _FILES:  # the database last: while it is there, the next open finds the damage again
+            if (self.data_dir / name).exists():
+                os.replace(self.data_dir / name, home / name)
+        return home
+
+    def _homes(self) -> list[Path]:
+        if not self.folder.is_dir():
+            return []
+        return sorted((one for one in self.folder.iterdir() if one.name.isdecimal()), key=lambda one: int(one.name))
+
+    def reports(self) -> dict[str, Mapping[str, Any] | None]:
+        """Per damaged store what was recovered of it, None where nothing was tried yet."""
+        found = {}
+        for home in self._homes():
+            report = home / _REPORT
+            found[home.name] = json.loads(report.read_text("utf-8")) if report.is_file() else None
+        return found
+
+    def waiting(self) -> list[Path]:
+        """Damaged stores of which nothing was recovered yet, the oldest first."""
+        return [home for home in self._homes() if not (home / _REPORT).is_file()]
+
+    def salvaged(self, home: Path) -> Salvaged:
+        """Events and tombstones of a damaged store."""
+        return salvage(home / "edgerec.db", home / "edgerec.db-wal")
+
+    def finished(self, home: Path, report: Mapping[str, Any]) -> None:
+        """Keeps what came of it, and deletes old stores of which all was recovered that could be."""
+        write_whole(home / _REPORT, json.dumps(report).encode())
+        done = [home for home in self._homes() if home not in self.waiting()]
+        for old in done[:-MOST_KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def restore_side_tables(self, home: Path, database: Database) -> None:
+        """Takes over what SQLite can still read of bundles, settings, the overlay and exposures."""
+        with scratch(self.folder) as folder:
+            for name in _FILES:
+                if (home / name).exists():
+                    shutil.copyfile(home / name, folder / name)
+            for table in _SIDE_TABLES:
+                rows = _readable(folder / "edgerec.db", table)
+                with database.write() as connection:
+                    for columns, values in rows:
+                        names, places = ", ".join(columns), ", ".join("?" * len(columns))
+                        connection.execute(f"INSERT OR IGNORE INTO {table} ({names}) VALUES ({places})", values)
+
+
+def _readable(path: Path, table: str) -> list[tuple[Sequence[str], Sequence[Any]]]:
+    """(columns, values) of the rows of a table up to the first that cannot be read."""
+    rows: list[tuple[Sequence[str], Sequence[Any]]] = []
+    connection = sqlite3.connect(path)
+    try:
+        for values in (cursor := connection.execute(f"SELECT * FROM {table}")):
+            rows.append(([f'"{column[0]}"' for column in cursor.description], values))
+    except sqlite3.DatabaseError:
+        pass
+    finally:
+        connection.close()
+    return rows
