@@ -190,11 +190,15 @@ class translated:  # noqa: N801
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, StoreDamaged):
             _mark(self.path)
-        if isinstance(error, sqlite3.OperationalError):
-            if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-                raise StoreBusy(f"another process held {self.path.name} for too long") from None
-            if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:  # which constant SQL meets in a damaged schema alone
-                raise StoreError(f"{self.path}: {error}", hint="is the disk full or read-only?") from error
-        if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.IntegrityError):
-            _mark(self.path)
-            raise StoreDamaged(f"{self.path} is not a sound SQLite database: {error}", hint=REPAIR) from error
+        if not isinstance(error, sqlite3.DatabaseError) or isinstance(error, sqlite3.IntegrityError):
+            return
+        # Python's own: a text that is not UTF-8, which its message repeats
+        code = getattr(error, "sqlite_errorcode", None)
+        if code is not None and code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise StoreBusy(f"another process held {self.path.name} for too long") from None
+        # constant SQL is in error, SQLITE_ERROR, in a damaged schema alone
+        if isinstance(error, sqlite3.OperationalError) and code not in (None, sqlite3.SQLITE_ERROR):
+            raise StoreError(f"{self.path}: {error}", hint="is the disk full or read-only?") from error
+        _mark(self.path)
+        said = str(error) if code is not None else "a text is not UTF-8"
+        raise StoreDamaged(f"{self.path} is not a sound SQLite database: {said}", hint=REPAIR) from None

@@ -1,0 +1,329 @@
+"""What a user owns: forgotten to the last byte, taken along, merged so that both devices agree."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import DAY, START, Clock, Opener, same_state
+
+import edgerec
+from edgerec.errors import ConfigError, EventConflict, ForgetPending, ProfileInvalid
+from edgerec.store import Database
+
+N_SECRETS = 500
+
+
+def secrets(seed: int) -> list[str]:
+    """Unique random words that no other file holds."""
+    rng = random.Random(seed)
+    return ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=24)) for _ in range(N_SECRETS)]
+
+
+def found_in(folder: Path, words: list[str]) -> dict[str, str]:
+    """word → file, for those that lie in any file but those of verified bundles."""
+    found = {}
+    for path in folder.rglob("*"):
+        if path.is_file() and "bundles" not in path.relative_to(folder).parts:
+            data = path.read_bytes()
+            found |= {word: path.name for word in words if word.encode() in data}
+    return found
+
+
+def live(rec: edgerec.Recommender, ids: list[str], texts: list[str]) -> None:
+    """A life full of random ids and texts: every column that an app fills has one."""
+    for n, (id_, text) in enumerate(zip(ids, texts, strict=True)):
+        page = rec.recommend(5)
+        rec.record(
+            f"i{n % 60}" if n % 3 else f"unknown-{text}",
+            "purchase" if n % 2 else "click",
+            at=START + n * 60,
+            group=f"g-{id_}" if n % 4 == 0 else None,
+            event_id=id_,
+            context={"note": text * (1 + n % 60)},
+            recommendation_id=page.id,
+        )
+
+
+@pytest.mark.parametrize("secure", [True, False], ids=["forget", "control"])
+def test_no_byte_of_what_was_forgotten_is_left(
+    opener: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secure: bool
+) -> None:
+    ids, texts = secrets(1), secrets(2)
+    rec = opener()
+    live(rec, ids, texts)
+    if secure:
+        done = rec.forget()
+        assert (done.events, done.exposures) == (N_SECRETS, 5 * N_SECRETS)
+        assert found_in(tmp_path / "state", ids + texts) == {}, "with the store open"
+        rec.close()
+        assert found_in(tmp_path / "state", ids + texts) == {}, "with the store closed"
+    else:
+        rec.close()
+        with sqlite3.connect(tmp_path / "state" / "edgerec.db") as connection:
+            connection.execute("PRAGMA secure_delete = OFF")
+            connection.execute("DELETE FROM events")
+        connection.close()
+        assert set(found_in(tmp_path / "state", ids + texts)) == {*ids, *texts}, "the search must be able to find"
+
+
+def test_a_single_item_is_forgotten_and_the_rest_is_not(opener: Opener, tmp_path: Path) -> None:
+    rec = opener(config={"learning": {"exposed_negatives": 4}})
+    plain = opener(data_dir=tmp_path / "plain", config={"learning": {"exposed_negatives": 4}})
+    for n in range(40):
+        item = f"i{n % 8}"
+        rec.record(item, "click", at=START + n, event_id=f"secret-{n}", context={"of": f"{item}-{n}!"})
+        if item != "i3":
+            plain.record(item, "click", at=START + n, event_id=f"secret-{n}", context={"of": f"{item}-{n}!"})
+    assert rec.forget("i3").events == 5
+    assert same_state(rec._device.snapshot().learned, plain._device.snapshot().learned), "as if it had never been"
+    assert [r.score for r in rec.recommend(20)] == [r.score for r in plain.recommend(20)]
+    gone = [f"i3-{n}!" for n in range(3, 40, 8)]
+    assert found_in(tmp_path / "state", gone) == {}
+    assert set(found_in(tmp_path / "state", ["i4-4!", "i5-13!"])) == {"i4-4!", "i5-13!"}
+
+
+def test_an_item_that_was_passed_over_is_forgotten_there_too(opener: Opener, tmp_path: Path) -> None:
+    rec = opener(config={"learning": {"exposed_negatives": 8}})
+    page = rec.recommend(8)
+    rec.record(page[7].item, "click", recommendation_id=page.id)
+    (row,) = rec._device.events()
+    passed = json.loads(row.passed or "[]")
+    assert passed
+    rec.forget(passed[0])
+    (row,) = rec._device.events()
+    assert passed[0] not in json.loads(row.passed or "[]")
+    with Database(tmp_path / "state" / "edgerec.db").read() as connection:
+        assert connection.execute("SELECT 1 FROM exposures WHERE item = ?", (passed[0],)).fetchone() is None
+
+
+def test_a_forgotten_event_does_not_come_back(opener: Opener, tmp_path: Path) -> None:
+    rec = opener()
+    rec.record("i1", "click", event_id="one")
+    rec.record("i2", "click", event_id="two")
+    rec.export_profile(tmp_path / "before.jsonl")
+    rec.forget("i1")
+    assert rec.record("i1", "click", event_id="one").status == "forgotten"
+    assert rec.import_profile(tmp_path / "before.jsonl").forgotten == 1
+    assert [row.event_id for row in rec._device.events()] == ["two"]
+    rec.close()
+    assert opener().record("i1", "click", event_id="one").status == "forgotten"
+
+
+READER = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("BEGIN")
+connection.execute("SELECT count(*) FROM events").fetchone()
+print("reading", flush=True)
+sys.stdin.readline()
+connection.execute("COMMIT")
+connection.close()
+print("done", flush=True)
+"""
+
+
+def test_a_reader_in_another_process_delays_the_erasure_but_not_the_forgetting(opener: Opener, tmp_path: Path) -> None:
+    rec = opener(config={"store": {"wait_s": 0.05}})
+    rec.record("i1", "click", event_id="averyrareword")
+    path = tmp_path / "state" / "edgerec.db"
+    command = [sys.executable, "-c", READER, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout.readline() == "reading\n"
+        with pytest.raises(ForgetPending) as caught:
+            rec.forget()
+        assert caught.value.exit_code == 54
+        assert rec._device.events() == []
+        rec.close()
+        with opener(config={"store": {"wait_s": 0.05}}) as again:
+            assert again._device.events() == [], "it opens, and forgets what it cannot erase yet"
+        assert found_in(tmp_path / "state", ["averyrareword"]) != {}, "the reader still holds it"
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "done\n"
+    opener()
+    assert found_in(tmp_path / "state", ["averyrareword"]) == {}
+
+
+def test_what_another_process_shows_afterwards_holds_nothing_forgotten(opener: Opener, tmp_path: Path) -> None:
+    one, other = opener(), opener()
+    one.record("i1", "click")
+    shown = other.recommend(60, seen="show")
+    assert "i1" in [r.item for r in shown]
+    one.forget("i1")
+    other.record("i2", "click")
+    other.close()
+    with Database(tmp_path / "state" / "edgerec.db").read() as connection:
+        assert connection.execute("SELECT count(*) FROM exposures WHERE item = 'i1'").fetchone() == (0,)
+
+
+# -- taking it along ---------------------------------------------------------------------------------------------
+
+
+def two_lives(opener: Opener, tmp_path: Path) -> tuple[edgerec.Recommender, edgerec.Recommender]:
+    here, there = opener(data_dir=tmp_path / "here"), opener(data_dir=tmp_path / "there")
+    for n in range(30):
+        rec = here if n % 3 else there
+        rec.record(f"i{n * 7 % 60}", "purchase" if n % 2 else "click", at=START + n * 60, value=n / 2)
+        if n % 5 == 0:
+            rec.record(f"i{n % 9}", "click", at=START + n * 60, group=f"basket {n}")
+    here.pause_learning()
+    here.record("i59", "click", at=START + 5)
+    here.resume_learning()
+    return here, there
+
+
+@pytest.mark.parametrize("passphrase", [None, "correct horse"])
+def test_two_devices_that_merge_are_in_the_same_state(opener: Opener, tmp_path: Path, passphrase: str | None) -> None:
+    here, there = two_lives(opener, tmp_path)
+    rare = here._device.events()[0].item
+    here.forget(rare)
+    here.export_profile(tmp_path / "a", passphrase=passphrase)
+    there.export_profile(tmp_path / "b", passphrase=passphrase)
+    before = len(there._device.events())
+    merged = there.import_profile(tmp_path / "a", passphrase=passphrase)
+    assert merged.added > 10
+    here.import_profile(tmp_path / "b", passphrase=passphrase)
+    left, right = here._device, there._device
+    assert [row.values() for row in left.events()] == [row.values() for row in right.events()]
+    assert len(right.events()) == before + merged.added
+    assert same_state(left.snapshot().learned, right.snapshot().learned)
+    assert [r.score for r in here.recommend(30)] == [r.score for r in there.recommend(30)]
+    assert here.import_profile(tmp_path / "a", passphrase=passphrase).added == 0, "again changes nothing"
+    there.close()
+    again = opener(data_dir=tmp_path / "there")
+    assert same_state(again._device.snapshot().learned, left.snapshot().learned)
+
+
+def test_what_was_forgotten_on_one_device_is_forgotten_on_the_other(opener: Opener, tmp_path: Path) -> None:
+    here, there = opener(data_dir=tmp_path / "here"), opener(data_dir=tmp_path / "there")
+    here.record("i1", "click", event_id="averyrareword")
+    here.export_profile(tmp_path / "first")
+    there.import_profile(tmp_path / "first")
+    here.forget()
+    here.export_profile(tmp_path / "second")
+    assert b"averyrareword" not in (tmp_path / "second").read_bytes()
+    assert there.import_profile(tmp_path / "second").forgotten == 1
+    assert there._device.events() == []
+    assert found_in(tmp_path / "there", ["averyrareword"]) == {}
+
+
+def test_one_id_with_two_events_is_refused_and_nothing_changes(opener: Opener, tmp_path: Path) -> None:
+    here, there = opener(data_dir=tmp_path / "here"), opener(data_dir=tmp_path / "there")
+    here.record("i1", "click", event_id="same", at=START)
+    there.record("i2", "click", event_id="same", at=START)
+    here.export_profile(tmp_path / "a")
+    before = [row.values() for row in there._device.events()]
+    with pytest.raises(EventConflict):
+        there.import_profile(tmp_path / "a")
+    assert [row.values() for row in there._device.events()] == before
+
+
+def test_an_exported_file_is_its_owners_and_tells_of_every_field(opener: Opener, tmp_path: Path) -> None:
+    rec = opener()
+    rec.record("i1", "click", value=2.0, at=START, context={"a": "ü"}, event_id="e", group="g")
+    assert rec.export_profile(tmp_path / "p.jsonl") == 1
+    assert (tmp_path / "p.jsonl").stat().st_mode & 0o077 == 0
+    head, event, end = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
+    assert head == {"format": "edgerec-profile", "version": 1, "events": 1, "tombstones": 0}
+    assert event["event"]["item"] == "i1"
+    assert set(end) == {"sha256"}
+    assert sorted(os.listdir(tmp_path)) == ["p.jsonl", "state"]
+
+
+def damaged(data: bytes) -> Iterator[tuple[str, bytes]]:
+    lines = data.splitlines(keepends=True)
+    yield "an empty file", b""
+    yield "another file", b"PK\x03\x04" * 9
+    yield "cut short", data[: len(data) // 2]
+    yield "a line gone", b"".join([*lines[:1], *lines[2:]])
+    yield "a byte changed", data.replace(b'"i1"', b'"i2"')
+    yield "a newer version", data.replace(b'"version": 1', b'"version": 2')
+    yield "not UTF-8", data.replace(b"i1", b"\xff1")
+    yield "nested", b"[" * 100_000
+    yield "encrypted, but no passphrase", b"age-encryption.org/v1\n" + data
+
+
+def test_a_profile_that_is_not_whole_is_refused(opener: Opener, tmp_path: Path) -> None:
+    rec = opener()
+    rec.record("i1", "click", event_id="e")
+    rec.export_profile(tmp_path / "good")
+    before = [row.values() for row in rec._device.events()]
+    for what, data in damaged((tmp_path / "good").read_bytes()):
+        (tmp_path / "bad").write_bytes(data)
+        with pytest.raises(ProfileInvalid) as caught:
+            rec.import_profile(tmp_path / "bad")
+        assert "i1" not in str(caught.value), what
+        assert [row.values() for row in rec._device.events()] == before, what
+    with pytest.raises(ProfileInvalid, match="cannot be read"):
+        rec.import_profile(tmp_path / "none")
+
+
+def test_a_wrong_passphrase_is_told_from_nothing(opener: Opener, tmp_path: Path) -> None:
+    rec = opener()
+    rec.record("i1", "click", event_id="averyrareword")
+    rec.export_profile(tmp_path / "p", passphrase="right")
+    assert b"averyrareword" not in (tmp_path / "p").read_bytes()
+    with pytest.raises(ProfileInvalid, match="passphrase"):
+        rec.import_profile(tmp_path / "p", passphrase="wrong")
+
+
+# -- retention ---------------------------------------------------------------------------------------------------
+
+
+def test_old_events_are_taken_out_at_open(opener: Opener, clock: Clock, tmp_path: Path) -> None:
+    rec = opener()
+    for n in range(10):
+        rec.record(f"i{n}", "click", event_id=f"averyrareword{n}")
+        clock.pass_days(1)
+    rec.close()
+    kept = opener(config={"retention": {"days": 3}})
+    assert [row.item for row in kept._device.events()] == ["i7", "i8", "i9"]
+    snapshot = kept._device.snapshot()
+    assert same_state(snapshot.learned, snapshot.engine.replay(kept._device.events(), obey=True).learned)
+    assert set(found_in(tmp_path / "state", [f"averyrareword{n}" for n in range(10)])) == {
+        f"averyrareword{n}" for n in (7, 8, 9)
+    }
+    kept.close()
+    clock.pass_days(30)
+    assert opener(config={"retention": {"days": 3}})._device.events() == []
+
+
+def test_only_so_many_events_are_kept(opener: Opener, clock: Clock) -> None:
+    rec = opener()
+    for n in range(10):
+        rec.record(f"i{n}", "click")
+    rec.close()
+    kept = opener(config={"retention": {"events": 4}})
+    assert [row.item for row in kept._device.events()] == ["i6", "i7", "i8", "i9"]
+
+
+@pytest.mark.parametrize("section", [{"days": 0}, {"events": -1}, {"days": "3"}])
+def test_a_limit_that_makes_no_sense_is_refused(opener: Opener, section: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="retention"):
+        opener(config={"retention": section})
+
+
+def test_after_a_kill_in_the_erasure_the_next_open_finishes_it(opener: Opener, tmp_path: Path, bundle_path: Path) -> None:
+    rec = opener()
+    rec.record("i1", "click", event_id="averyrareword")
+    rec.close()
+    script = (
+        "import os, sys, signal, edgerec\n"
+        "from edgerec.store import Database\n"
+        "Database.erase = lambda self: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "edgerec.open(sys.argv[1], sys.argv[2], plugins=['edgerec_plugins.sgd']).forget()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(bundle_path), str(tmp_path / "state")], check=False)
+    assert done.returncode == -9
+    opener()
+    assert found_in(tmp_path / "state", ["averyrareword"]) == {}
