@@ -13,6 +13,7 @@ from edgerec.types import Explanation, Page, Receipt
 _STATUSES = {
     "duplicate": "stored before",
     "unknown_item": "stored, but the catalogue has no such item: it counts once a bundle brings it",
+    "forgotten": "not stored: it was forgotten",
     "quarantined": "stored, but set aside by an event filter: nothing is learned from it",
 }
 _FLAGS = {"future": "its time is ahead of the clock"}

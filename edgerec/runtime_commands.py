@@ -11,6 +11,7 @@ import click
 
 import edgerec
 from edgerec import console
+from edgerec.doctor_commands import doctor
 from edgerec.errors import InvalidEvent
 from edgerec.options import device_options, kept, scenario_option, show
 
@@ -200,4 +201,51 @@ def evaluate(bundle: Path, state: Path | None, config: Path | None, as_json: boo
     show(found, as_json, console.estimates(console.plain(found)))
 
 
-COMMANDS = (recommend, similar, record, explain, profile, stats, install, rollback)
+passphrase_option = click.option(
+    "--passphrase",
+    envvar="EDGEREC_PASSPHRASE",
+    help="Of an encrypted file.  [env: EDGEREC_PASSPHRASE, which shows in no list of processes]",
+)
+
+
+@profile.command("export")
+@device_options
+@passphrase_option
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+def export_profile(
+    bundle: Path, state: Path | None, config: Path | None, as_json: bool, passphrase: str | None, file: Path
+) -> None:
+    """Writes what the user did to FILE, for another device; encrypted where a passphrase is given."""
+    with edgerec.open(bundle, kept(state), config=config) as rec:
+        n_events = rec.export_profile(file, passphrase=passphrase)
+    show({"file": file, "events": n_events, "encrypted": passphrase is not None}, as_json, f"{n_events} events: {file}")
+
+
+@profile.command("import")
+@device_options
+@passphrase_option
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+def import_profile(
+    bundle: Path, state: Path | None, config: Path | None, as_json: bool, passphrase: str | None, file: Path
+) -> None:
+    """Joins the events of FILE with those here, and learns from all of them anew."""
+    with edgerec.open(bundle, kept(state), config=config) as rec:
+        done = rec.import_profile(file, passphrase=passphrase)
+    show(done, as_json, f"{done.added} events are new, {done.known} were here, {done.forgotten} stay forgotten")
+
+
+@profile.command()
+@device_options
+@click.option("--item", help="Only what has to do with this item.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def forget(bundle: Path, state: Path | None, config: Path | None, as_json: bool, item: str | None, yes: bool) -> None:
+    """Forgets what the user did, to the last byte; it cannot be undone."""
+    what = "everything the user did" if item is None else f"all that has to do with {item}"
+    if not yes:
+        click.confirm(f"Forget {what}?", abort=True, err=True)
+    with edgerec.open(bundle, kept(state), config=config) as rec:
+        done = rec.forget(item)
+    show(done, as_json, f"{done.events} events and {done.exposures} shown items are forgotten")
+
+
+COMMANDS = (recommend, similar, record, explain, profile, stats, install, rollback, doctor)

@@ -166,6 +166,6 @@ class Retriever:
             rows: Int64 = self._session.run(["rows"], {"query": query})[0]
         except Exception as error:
             raise BundleInvalid(f"{self._name}: onnxruntime failed: {_first_line(error)}") from None
-        if int(rows.min()) < 0 or int(rows.max()) >= self._n_items:
-            raise BundleInvalid(f"{self._name}: names rows outside the catalogue")
+        if not rows.size or int(rows.min()) < 0 or int(rows.max()) >= self._n_items:
+            raise BundleInvalid(f"{self._name}: names no rows, or rows outside the catalogue")
         return rows

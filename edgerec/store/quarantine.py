@@ -84,6 +84,12 @@ class Quarantine:
         """Damaged stores of which nothing was recovered yet, the oldest first."""
         return [home for home in self._homes() if not (home / _REPORT).is_file()]
 
+    def try_again(self) -> None:
+        """Makes those wait again of which nothing could be recovered."""
+        for name, report in self.reports().items():
+            if report and "error" in report:
+                (self.folder / name / _REPORT).unlink()
+
     def salvaged(self, home: Path) -> Salvaged:
         """Events and tombstones of a damaged store."""
         return salvage(home / "edgerec.db", home / "edgerec.db-wal")
