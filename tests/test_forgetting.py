@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import DAY, START, Clock, Opener, same_state
+from conftest import START, Clock, Opener, same_state
 
 import edgerec
 from edgerec.errors import ConfigError, EventConflict, ForgetPending, ProfileInvalid
@@ -313,7 +313,7 @@ def test_a_limit_that_makes_no_sense_is_refused(opener: Opener, section: dict[st
         opener(config={"retention": section})
 
 
-def test_after_a_kill_in_the_erasure_the_next_open_finishes_it(opener: Opener, tmp_path: Path, bundle_path: Path) -> None:
+def test_a_killed_erasure_is_finished_at_the_next_open(opener: Opener, tmp_path: Path, bundle_path: Path) -> None:
     rec = opener()
     rec.record("i1", "click", event_id="averyrareword")
     rec.close()
