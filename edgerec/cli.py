@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 import edgerec
-from edgerec import library_commands, runtime_commands
+from edgerec import library_commands, runtime_commands, update_commands
 from edgerec.errors import EdgeRecError, MissingDistribution
 
 GROUP = "edgerec.commands"
@@ -17,6 +17,7 @@ ATTACHED = {
     "train": ("edgerec-exporters", "Trains a model on a data set."),
     "content": ("edgerec-exporters", "Makes content vectors of items."),
     "export": ("edgerec-exporters", "Writes a trained model as a bundle."),
+    "channel": ("edgerec-exporters", "Publishes bundles to devices."),
     "data": ("edgerec-tools", "Data sets: list, fetch, import your own."),
     "simulate": ("edgerec-tools", "Replays real users as devices and compares."),
     "evaluate": ("edgerec-tools", "Ranks for real users: models against baselines."),
@@ -92,5 +93,5 @@ def main() -> None:
     """Recommendations inside your app, offline, learning on the device."""
 
 
-for _command in (*runtime_commands.COMMANDS, *library_commands.COMMANDS):
+for _command in (*runtime_commands.COMMANDS, *library_commands.COMMANDS, *update_commands.COMMANDS):
     main.add_command(_command)
