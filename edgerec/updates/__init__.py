@@ -63,8 +63,8 @@ def update(
     place, pinned = _place(device, channel), _pinned(device, root)
     home = device.data_dir / HOME
     home.mkdir(parents=True, exist_ok=True)
-    running = device.snapshot().engine.bundle
     with exclusive(home / "update.lock"):
+        running = device.snapshot().engine.bundle
         client = _client()(place, home, pinned, allow_http=device.config.channel_http)
         offers = client.offers(running.manifest.name)
         best = max(filter(_fits, offers), key=lambda offer: offer.version, default=None)

@@ -53,10 +53,11 @@ class Draft:
         """`new`: nothing is published yet. Raises ChannelError where there is no channel, or its files are damaged."""
         self.home, self.ring, self.now = home, ring, now
         self.published = {} if new else _published(home / "metadata")
-        self.edited: dict[str, Metadata[Any]] = {}
-        self.waiting: dict[str, int] = {}
-        self.wanted: set[str] = set()
-        self._take_up_pending()
+        self.pending = self._read_pending()
+        self.edited: dict[str, Metadata[Any]] = self.pending  # what waits is judged as it would be together
+        self.wanted = {keyid for name in self.pending for keyid in self._keyids(name)}
+        self.waiting = self._lacking()
+        self.edited = {}
 
     def role(self, name: str) -> Any:
         """The signed part of a role's metadata as it will be."""
@@ -72,18 +73,18 @@ class Draft:
 
     def edit(self, name: str) -> Any:
         """The next version of a role's metadata, to be changed. Raises ChannelError while one waits for signatures."""
-        if name in self.waiting:
+        if name in self.pending:
             raise ChannelError(
                 f"a version of {name} waits for signatures",
                 hint="`edgerec channel sign` adds one; deleting the folder pending gives it up",
             )
         if name not in self.edited and name in self.published:
             fresh = copy.deepcopy(self.published[name])
-            fresh.signatures.clear()
             fresh.signed.version += 1
             self.edited[name] = fresh
         elif name not in self.edited:
             self.edited[name] = Metadata(_FIRST[name]())
+        self.edited[name].signatures.clear()
         signed = self.edited[name].signed
         signed.expires = self.now() + timedelta(days=self.keys(name).unrecognized_fields[PERIOD])
         return signed
@@ -94,9 +95,27 @@ class Draft:
         return float(left / timedelta(days=self.keys(name).unrecognized_fields[PERIOD]))
 
     def can_sign(self, name: str) -> bool:
-        """Whether enough of a role's keys are at hand."""
+        """Whether enough of a role's keys are at hand, and unlocked."""
         role = self.keys(name)
-        return sum(self.ring.signer(keyid) is not None for keyid in role.keyids) >= role.threshold
+        return bool(sum(map(self.ring.holds, role.keyids)) >= role.threshold)
+
+    def take_up(self) -> Saved:
+        """Signs what waits, and publishes it where that was the last signature. Call it before any edit."""
+        self.edited = dict(self.pending)
+        if not self.edited:
+            return Saved()
+        grew = self._sign()
+        self.waiting = self._lacking()
+        saved = Saved({}, self.waiting)
+        if not self.waiting:
+            saved = self.save()
+            self.waiting = saved.waiting
+        elif grew:
+            self._keep_pending(self.edited)
+        if saved.versions:
+            self.pending, self.published = {}, _published(self.home / "metadata")
+        self.edited = {}
+        return saved
 
     def save(self) -> Saved:
         """Publishes the edits, with the snapshot and timestamp they need; or lets them wait for signatures."""
@@ -167,20 +186,13 @@ class Draft:
 
     # files
 
-    def _take_up_pending(self) -> None:
-        """Signs what waits; what is complete by now joins the edits."""
+    def _read_pending(self) -> dict[str, Metadata[Any]]:
         found = {name: self.home / "pending" / f"{name}.json" for name in EDITED_BY_HAND}
-        self.edited = {name: _read(path) for name, path in found.items() if path.exists()}
-        for name, metadata in self.edited.items():
-            self.wanted |= self._keyids(name)
+        pending = {name: _read(path) for name, path in found.items() if path.exists()}
+        for name, metadata in pending.items():
             if metadata.signed.version != self.published[name].signed.version + 1:
                 raise ChannelError(f"pending/{name}.json is no next version", hint="delete the folder pending")
-        grew = self._sign()
-        if self._lacking():
-            if grew:
-                self._keep_pending(self.edited)
-            self.waiting = {**dict.fromkeys(self.edited, 0), **self._lacking()}
-            self.edited = {}
+        return pending
 
     def _keep_pending(self, roles: dict[str, Metadata[Any]]) -> None:
         with scratch(self.home) as folder:

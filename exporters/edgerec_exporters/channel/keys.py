@@ -41,6 +41,10 @@ class KeyRing:
                 self._take(path)
         self.given = [self._add(self._unlocked(path)) for path in files]
 
+    def holds(self, keyid: str) -> bool:
+        """Whether a key is at hand without a passphrase."""
+        return keyid in self._signers
+
     def signer(self, keyid: str) -> Signer | None:
         """The signer of a key, None where its private half is not at hand. Raises ChannelError if it stays locked."""
         if keyid not in self._signers:

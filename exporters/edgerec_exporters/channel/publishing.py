@@ -54,9 +54,19 @@ class Quorum:
 
 @contextmanager
 def _locked(home: Path) -> Iterator[None]:
-    home.mkdir(parents=True, exist_ok=True)
+    if not home.is_dir():
+        raise ChannelError(f"there is no channel at {home}", hint="`edgerec channel init` makes one")
     with exclusive(home / ".channel.lock"):
         yield
+
+
+@contextmanager
+def _opened(home: Path, ring: KeyRing, now: Clock) -> Iterator[Draft]:
+    """A draft of an existing channel, what waited taken up."""
+    with _locked(home):
+        draft = Draft(home, ring, now)
+        draft.take_up()
+        yield draft
 
 
 def init(
@@ -74,6 +84,7 @@ def init(
     """
     if home.is_dir() and any(home.iterdir()):
         raise ChannelError(f"{home} is not empty", hint="a channel gets a folder of its own")
+    home.mkdir(parents=True, exist_ok=True)
     with _locked(home):
         ring = KeyRing(passphrase=str)
         made = {
@@ -114,8 +125,7 @@ def publish(home: Path, bundle: Path, ring: KeyRing, *, now: Clock = utc_now) ->
     """
     if not bundle.is_file():
         raise ChannelError(f"there is no file {bundle.name}", hint="a channel takes .edgerec files")
-    with _locked(home), scratch(home) as folder:
-        draft = Draft(home, ring, now)
+    with _opened(home, ring, now) as draft, scratch(home) as folder:
         copy = folder / "bundle.edgerec"
         shutil.copyfile(bundle, copy)  # what is verified is what is published, whoever writes to the original
         manifest, digest = _verified(copy, folder)
@@ -165,8 +175,7 @@ def withdraw(home: Path, version: int, ring: KeyRing, *, name: str | None = None
 
     Devices that run it are told so, and stay on it unless the app forces them back. Raises ChannelError.
     """
-    with _locked(home):
-        draft = Draft(home, ring, now)
+    with _opened(home, ring, now) as draft:
         entries = [entry for entry in _entries(draft.role(BUNDLES)) if entry["version"] == version]
         found = [entry for entry in entries if name in (None, entry["name"])]
         if len(found) != 1:
@@ -179,14 +188,13 @@ def withdraw(home: Path, version: int, ring: KeyRing, *, name: str | None = None
 
 
 def refresh(home: Path, ring: KeyRing, *, roles: Sequence[str] = (), now: Clock = utc_now) -> Saved:
-    """Signs the timestamp anew, and every role whose keys are at hand and whose time is half over; or `roles`.
+    """Signs the timestamp anew, and every role whose keys are at hand, unlocked, and whose time is half over; and `roles`.
 
     Publishes what waited for signatures and has them. Raises ChannelError where the timestamp cannot be signed.
     """
-    with _locked(home):
-        draft = Draft(home, ring, now)
+    with _opened(home, ring, now) as draft:
         for role in (*EDITED_BY_HAND, SNAPSHOT):
-            due = draft.remaining(role) < _RENEW_BELOW and role not in draft.waiting and draft.can_sign(role)
+            due = draft.remaining(role) < _RENEW_BELOW and role not in draft.pending and draft.can_sign(role)
             if due or role in roles:
                 draft.edit(role)
         draft.edit(TIMESTAMP)
@@ -209,8 +217,7 @@ def rotate(
     `quorum`: another threshold and number of keys; those of before by default. `passphrase`: locks new offline keys.
     A new root is signed by the old keys and the new. Raises ChannelError.
     """
-    with _locked(home):
-        draft = Draft(home, ring, now)
+    with _opened(home, ring, now) as draft:
         delegator = draft.edit(TARGETS if role == BUNDLES else ROOT)
         if role != ROOT and role in EDITED_BY_HAND:
             draft.edit(role)
@@ -238,7 +245,7 @@ def sign(home: Path, ring: KeyRing, *, now: Clock = utc_now) -> Saved:
             raise ChannelError("nothing waits for signatures")
         if useless := set(ring.given) - draft.wanted:
             raise ChannelError(f"nothing waits for the signature of key {min(useless)[:16]}")
-        return draft.save() if draft.edited else Saved({}, draft.waiting)
+        return draft.take_up()
 
 
 def status(home: Path, *, now: Clock = utc_now) -> dict[str, Any]:
