@@ -146,20 +146,20 @@ SCHEMA = json.loads((ROOT / "edgerec/bundle/manifest.schema.json").read_text())
 
 
 def test_the_schema_names_exactly_the_fields_of_a_manifest(files: Files) -> None:
-    told = json.loads(dump(parse(json.dumps(manifest_of(files, N, DIM)))))
+    told = json.loads(dump(parse(json.dumps(manifest_of(files, N, DIM)).encode())))
     assert set(SCHEMA["properties"]) == set(told)
 
 
 @pytest.mark.parametrize("field", sorted(SCHEMA["properties"]))
 def test_a_field_is_required_where_the_schema_says_so(field: str, files: Files) -> None:
-    data = {**json.loads(dump(parse(json.dumps(manifest_of(files, N, DIM))))), "a field of tomorrow": 1}
+    data = {**json.loads(dump(parse(json.dumps(manifest_of(files, N, DIM)).encode()))), "a field of tomorrow": 1}
     del data[field]
     if field in SCHEMA["required"]:
         with pytest.raises(BundleInvalid, match=f"'{field}' is missing"):
-            parse(json.dumps(data))
+            parse(json.dumps(data).encode())
     else:
         default = SCHEMA["properties"][field]["default"]
-        assert json.loads(dump(parse(json.dumps(data))))[field] == default
+        assert json.loads(dump(parse(json.dumps(data).encode())))[field] == default
 
 
 def test_the_page_tells_of_every_field_file_and_limit() -> None:

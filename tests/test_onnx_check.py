@@ -88,8 +88,12 @@ def test_weights_of_every_allowed_type_pass_in_either_encoding(kind: Any, raw: b
 
 
 def test_negative_numbers_and_an_empty_tensor_pass() -> None:
-    check_small(add(helper.make_tensor("w", TensorProto.INT64, [2], [-1, -(2**63)])))
-    check_small(add(numpy_helper.from_array(np.zeros((0, 4), np.float32), "w")))
+    kept = helper.make_node("Identity", ["x"], ["y"])
+    for tensor in (
+        helper.make_tensor("w", TensorProto.INT64, [2], [-1, -(2**63)]),
+        numpy_helper.from_array(np.zeros((0, 4), np.float32), "w"),
+    ):
+        check_small(small([kept, helper.make_node("Neg", ["w"], ["z"])], [tensor]))
 
 
 def test_a_lone_infinity_passes_as_a_mask_needs_it() -> None:
@@ -248,19 +252,6 @@ def tensor(**fields: Any) -> Any:
 def test_a_weight_that_cannot_be_is_refused(value: Any, reason: str) -> None:
     with pytest.raises(BundleInvalid, match=reason):
         check_small(add(value))
-
-
-@pytest.mark.parametrize("as_attribute", [False, True])
-@pytest.mark.parametrize("operator", ["ConstantOfShape", "Expand", "Tile"])
-def test_a_small_model_that_makes_a_huge_tensor_is_refused(operator: str, as_attribute: bool) -> None:
-    shape = np.array([1 << 20, 1 << 20], np.int64)
-    made = helper.make_node(operator, ["s"] if operator == "ConstantOfShape" else ["x", "s"], ["y"])
-    if as_attribute:
-        data = small([helper.make_node("Constant", [], ["s"], value=numpy_helper.from_array(shape)), made])
-    else:
-        data = small([made], [numpy_helper.from_array(shape, "s")])
-    with pytest.raises(BundleInvalid, match=f"{operator} makes more than"):
-        check_small(data)
 
 
 @pytest.mark.parametrize("value", [float("nan"), [1.0, float("nan")]])

@@ -8,9 +8,10 @@ import stat
 import struct
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from edgerec.bundle.manifest import FileEntry, Manifest
+from edgerec.bundle.texts import shown
 from edgerec.errors import BundleInvalid
 from edgerec.files import sync
 
@@ -25,24 +26,32 @@ MAX_RATIO = 100
 RATIO_FREE = 1 << 26  # a total below this may shrink to any size: an array of zeros does
 MAX_DIRECTORY = MAX_FILES * 1024
 SUFFIXES = (".json", ".jsonl", ".npy", ".onnx", ".txt", ".md")
+_DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}  # on Windows
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}(?:/[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}){0,3}")
 _END = b"PK\x05\x06"
 _ZIP64 = b"PK\x06\x07"
 _END_SIZE = 22
+_MEMBER_SIZE = 30
 _CHUNK = 1 << 20
 
 
 def check_names(names: Iterable[str]) -> None:
     """Refuses names that leave the bundle, hide in it, or fall together on some file systems."""
     seen: dict[str, str] = {}
+    files, folders = set(), set()
     for name in names:
-        if not _NAME.fullmatch(name) or not name.endswith(SUFFIXES):
-            raise BundleInvalid(f"{name!r} is not a file name that a bundle may hold")
-        if (other := seen.setdefault(name.casefold(), name)) != name:
-            raise BundleInvalid(f"{name!r} and {other!r} are one name where case does not count")
-    folders = {"/".join(parts[:depth]) for parts in (k.split("/") for k in seen) for depth in range(1, len(parts))}
-    if both := folders & set(seen):
-        raise BundleInvalid(f"{min(both)!r} is both a file and a folder")
+        parts = name.split("/")
+        devices = any(part.partition(".")[0].casefold() in _DEVICES for part in parts)
+        if not _NAME.fullmatch(name) or not name.endswith(SUFFIXES) or devices:
+            raise BundleInvalid(f"{shown(name)} is not a file name that a bundle may hold")
+        files.add(name)
+        above = {"/".join(parts[:depth]) for depth in range(1, len(parts))}
+        folders |= above
+        for one in (name, *above):
+            if (other := seen.setdefault(one.casefold(), one)) != one:
+                raise BundleInvalid(f"{shown(one)} and {shown(other)} are one name where case does not count")
+    if both := folders & files:
+        raise BundleInvalid(f"{shown(min(both))} is both a file and a folder")
 
 
 def check_listed(manifest: Manifest) -> None:
@@ -63,7 +72,7 @@ def check_complete(found: Iterable[str], manifest: Manifest) -> None:
     if missing := want - have:
         raise BundleInvalid(f"{min(missing)}: listed in the manifest but missing")
     if extra := have - want:
-        raise BundleInvalid(f"{min(extra)!r}: in the bundle but not listed in the manifest")
+        raise BundleInvalid(f"{shown(min(extra))}: in the bundle but not listed in the manifest")
 
 
 def read_bounded(file: Any, limit: int, name: str) -> bytes:
@@ -85,15 +94,16 @@ class Archive:
         import zipfile
 
         self.path = path
-        _check_end(path)
+        self._file = path.open("rb")  # once, so that what was looked at is what is read
         try:
-            self._zip = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error) as error:
-            raise BundleInvalid(f"{path.name}: not a readable zip: {error}") from None
-        try:
+            self._size = _check_end(self._file, path.name)
+            self._zip = zipfile.ZipFile(self._file)
             self._members = self._check_members()
+        except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error) as error:
+            self._file.close()
+            raise BundleInvalid(f"{path.name}: not a readable zip: {error}") from None
         except BaseException:
-            self._zip.close()
+            self._file.close()
             raise
 
     def __enter__(self) -> Archive:
@@ -101,6 +111,7 @@ class Archive:
 
     def __exit__(self, *_: object) -> None:
         self._zip.close()
+        self._file.close()
 
     @property
     def names(self) -> list[str]:
@@ -146,8 +157,8 @@ class Archive:
                     if total > limit:
                         raise BundleInvalid(f"{info.filename}: larger than it says")
                     yield piece
-        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
-            raise BundleInvalid(f"{info.filename}: damaged in the zip: {error}") from None
+        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError):
+            raise BundleInvalid(f"{info.filename}: damaged in the zip") from None
 
     def _check_members(self) -> dict[str, zipfile.ZipInfo]:
         members: dict[str, zipfile.ZipInfo] = {}
@@ -157,42 +168,65 @@ class Archive:
             if info.is_dir():
                 folders.add(info.filename)
             elif members.setdefault(info.filename, info) is not info:
-                raise BundleInvalid(f"{info.filename!r}: twice in the zip")
+                raise BundleInvalid(f"{shown(info.filename)}: twice in the zip")
+        if len(members) + len(folders) > MAX_FILES:
+            raise BundleInvalid(f"{self.path.name}: more than {MAX_FILES} entries")
         check_names(members)
         if stray := [f for f in folders if not any(name.startswith(f) for name in members)]:
-            raise BundleInvalid(f"{min(stray)!r}: a folder with nothing of the bundle in it")
+            raise BundleInvalid(f"{shown(min(stray))}: a folder with nothing of the bundle in it")
         total = sum(info.file_size for info in members.values())
+        self._check_places(members.values())
         packed = max(sum(info.compress_size for info in members.values()), 1)
         if total > MAX_TOTAL or (total > RATIO_FREE and total / packed > MAX_RATIO):
             raise BundleInvalid(f"{self.path.name}: would unpack to {total} bytes from {packed}")
         return members
 
+    def _check_places(self, members: Iterable[zipfile.ZipInfo]) -> None:
+        """Every member lies inside the file, behind the one before: bytes that count twice would hide a bomb."""
+        free = 0
+        for info in sorted(members, key=lambda info: info.header_offset):
+            if info.header_offset < free:
+                raise BundleInvalid(f"{shown(info.filename)}: overlaps another member of the zip, or lies outside it")
+            free = info.header_offset + _MEMBER_SIZE + len(info.orig_filename.encode()) + info.compress_size
+        if free > self._size:
+            raise BundleInvalid(f"{self.path.name}: a member ends outside the zip")
 
-def _check_end(path: Path) -> None:
-    """Bounds the zip's directory before zipfile reads it: it builds an object per entry, however many."""
-    with path.open("rb") as file:
-        size = file.seek(0, 2)
-        file.seek(max(size - _END_SIZE - 20, 0))
-        tail = file.read()
+
+def _check_end(file: BinaryIO, name: str) -> int:
+    """Bounds the zip's directory before zipfile reads it: it builds an object per entry, however many. The size."""
+    size = file.seek(0, 2)
+    file.seek(max(size - _END_SIZE - 20, 0))
+    tail = file.read()
     end = tail[-_END_SIZE:]
     if len(end) < _END_SIZE or end[:4] != _END:
-        raise BundleInvalid(f"{path.name}: not a zip (or one with a comment, or cut short)")
+        raise BundleInvalid(f"{name}: not a zip (or one with a comment, or cut short)")
     count, directory = struct.unpack("<HI", end[10:16])
     if tail[:4] == _ZIP64 or count > MAX_FILES or directory > MAX_DIRECTORY:
-        raise BundleInvalid(f"{path.name}: zip64, or more than {MAX_FILES} entries")
+        raise BundleInvalid(f"{name}: zip64, or more than {MAX_FILES} entries")
+    return size
 
 
 def _check_member(info: zipfile.ZipInfo) -> None:
     kind = stat.S_IFMT(info.external_attr >> 16)
-    if info.filename != info.orig_filename:
-        raise BundleInvalid(f"{info.orig_filename!r}: not a name that a bundle may hold")
+    name = shown(info.orig_filename)
+    if not info.filename or info.filename != info.orig_filename:
+        raise BundleInvalid(f"{name}: not a name that a bundle may hold")
     if info.flag_bits & 0x1 or info.compress_type not in (0, 8):
-        raise BundleInvalid(f"{info.filename!r}: encrypted, or packed by an unknown method")
+        raise BundleInvalid(f"{name}: encrypted, or packed by an unknown method")
     if info.is_dir():
         if kind not in (0, stat.S_IFDIR) or info.file_size or not _NAME.fullmatch(info.filename[:-1]):
-            raise BundleInvalid(f"{info.filename!r}: not a plain folder")
+            raise BundleInvalid(f"{name}: not a plain folder")
     elif kind not in (0, stat.S_IFREG):
-        raise BundleInvalid(f"{info.filename!r}: a link or special file")
+        raise BundleInvalid(f"{name}: a link or special file")
+
+
+def read_plain(path: Path, limit: int) -> bytes:
+    """All bytes of a plain file of at most `limit`; a link, a pipe or a device is refused, not waited for."""
+    if not stat.S_ISREG(os.lstat(path).st_mode):
+        raise BundleInvalid(f"{path.name}: a link or special file")
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    with os.fdopen(os.open(path, flags), "rb") as file:
+        return read_bounded(file, limit, path.name)
 
 
 def folder_names(root: Path) -> list[str]:
@@ -205,7 +239,7 @@ def folder_names(root: Path) -> list[str]:
             for entry in entries:
                 name = f"{prefix}{entry.name}"
                 if entry.is_symlink() or not (entry.is_dir() or entry.is_file()):
-                    raise BundleInvalid(f"{name!r}: a link or special file")
+                    raise BundleInvalid(f"{shown(name)}: a link or special file")
                 if entry.is_dir():
                     pending.append(f"{name}/")
                 else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import re
 import struct
@@ -16,6 +17,9 @@ from edgerec.errors import BundleInvalid
 MAGIC = b"\x93NUMPY\x01\x00"
 ALIGNMENT = 64
 MAX_HEADER = 512
+MOST = 1e12
+"""Largest value: products of two, summed over a vector, still fit float32."""
+
 _HEADER = re.compile(
     r"\{'descr': ?'(?P<descr>[^']{1,16})', ?'fortran_order': ?(?P<fortran>True|False), ?"
     r"'shape': ?\((?P<shape>[0-9]{1,12},|[0-9]{1,12}(?:, ?[0-9]{1,12}){1,3}|)\),? ?\} *\n"
@@ -34,7 +38,7 @@ def map_array(root: Path, name: str, descr: str, shape: tuple[int | None, ...]) 
         if len(found) != len(shape) or any(want not in (None, have) for want, have in zip(shape, found, strict=True)):
             raise BundleInvalid(f"{name}: shape {found} is not {_pretty(shape)}")
         dtype = np.dtype(descr)
-        count = int(np.prod(found, dtype=object))
+        count = math.prod(found)
         size = file.seek(0, 2)
         if size != offset + count * dtype.itemsize:
             raise BundleInvalid(f"{name}: {size} bytes where header and data make {offset + count * dtype.itemsize}")
@@ -67,12 +71,15 @@ def _pretty(shape: tuple[int | None, ...]) -> str:
     return "(" + ", ".join("any" if n is None else str(n) for n in shape) + ")"
 
 
-def check_finite(name: str, array: NDArray[Any]) -> None:
-    """Raises BundleInvalid where a float array holds NaN or infinity; works in blocks to stay small."""
+def check_values(name: str, array: NDArray[Any]) -> None:
+    """Raises BundleInvalid where a float array holds NaN, or a value beyond ±1e12, infinity included; works in blocks
+    to stay small."""
     flat = array.reshape(-1)
     for start in range(0, flat.size, 1 << 20):
-        if not np.isfinite(flat[start : start + (1 << 20)]).all():
-            raise BundleInvalid(f"{name}: holds values that are not finite")
+        block = flat[start : start + (1 << 20)]
+        if not (block.min() >= -MOST and block.max() <= MOST):  # NaN meets neither
+            what = "beyond ±1e12" if np.isfinite(block).all() else "that are not finite"
+            raise BundleInvalid(f"{name}: holds values {what}")
 
 
 def check_range(name: str, array: NDArray[Any], high: int) -> None:

@@ -4,33 +4,40 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import sqlite3
-from collections.abc import Callable, Iterator
+from array import array
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgerec.bundle.catalogue import SCHEMA
+from edgerec.bundle.sizes import MAX_LINE
+from edgerec.bundle.strict_json import refuse_constant, unique
+from edgerec.bundle.texts import check_name, check_shown, shown
 from edgerec.errors import BundleError, BundleInvalid
 
 FILE = "catalogue.jsonl"
-MAX_LINE = 1 << 16
 MAX_ITEM = 256
 MAX_TITLE = 1024
 MAX_ATTRIBUTES = 256
 MAX_NAME = 64
 MAX_TEXT = 1024
 MAX_TAGS = 256
+MAX_CELLS = 1 << 28
+"""Items times attributes: the index holds a number for each."""
+
+_Entry = tuple[int, str, str]
 _FIELDS = {"item", "row", "title", "attributes"}
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _TABLES = """
 PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
 CREATE TABLE meta (schema INTEGER NOT NULL, n_items INTEGER NOT NULL);
 CREATE TABLE items (row INTEGER PRIMARY KEY, item TEXT NOT NULL, title TEXT NOT NULL);
 CREATE TABLE attributes (name TEXT PRIMARY KEY, kind TEXT NOT NULL, data BLOB NOT NULL, indptr BLOB);
+CREATE TEMP TABLE looks (item TEXT NOT NULL, row INTEGER NOT NULL);
 CREATE TABLE labels (name TEXT, code INTEGER, label TEXT NOT NULL, PRIMARY KEY (name, code)) WITHOUT ROWID;
 """
 
@@ -42,7 +49,8 @@ def build_index(source: Path, target: Path, n_items: int) -> None:
     try:
         connection.executescript(_TABLES)
         connection.execute("BEGIN")
-        connection.executemany("INSERT INTO items VALUES (?, ?, ?)", _entries(source, columns, n_items))
+        entries = _entries(source, columns, n_items)
+        connection.executemany("INSERT INTO items VALUES (?, ?, ?)", _noting_looks(entries, connection))
         _check_unique(connection)
         columns.write(connection)
         connection.execute("INSERT INTO meta VALUES (?, ?)", (SCHEMA, n_items))
@@ -71,10 +79,28 @@ def _check_unique(connection: sqlite3.Connection) -> None:
         item, first, last = connection.execute(
             "SELECT item, min(row), max(row) FROM items GROUP BY item HAVING count(*) > 1 ORDER BY 2 LIMIT 1"
         ).fetchone()
-        raise BundleInvalid(f"{FILE}: rows {first} and {last} share the item id {item!r}") from None
+        raise BundleInvalid(f"{FILE}: rows {first} and {last} share the item id {shown(item)}") from None
+    connection.execute("INSERT INTO looks SELECT item, row FROM items WHERE item IN (SELECT item FROM looks)")
+    twice = connection.execute("SELECT min(row), max(row) FROM looks GROUP BY item HAVING count(*) > 1").fetchone()
+    if twice:
+        raise BundleInvalid(
+            f"{FILE}: rows {twice[0]} and {twice[1]} have item ids that only Unicode's forms tell apart"
+        )
 
 
-def _entries(source: Path, columns: _Columns, n_items: int) -> Iterator[tuple[int, str, str]]:
+def _noting_looks(entries: Iterable[_Entry], connection: sqlite3.Connection) -> Iterator[_Entry]:
+    """Passes entries on; keeps the canonical form of ids that are written in another one of Unicode's forms."""
+    for entry in entries:
+        if not entry[1].isascii():
+            # imported here because most catalogues have plain ids
+            from unicodedata import normalize
+
+            if (canonical := normalize("NFC", entry[1])) != entry[1]:
+                connection.execute("INSERT INTO looks VALUES (?, ?)", (canonical, entry[0]))
+        yield entry
+
+
+def _entries(source: Path, columns: _Columns, n_items: int) -> Iterator[_Entry]:
     seen = bytearray(n_items)
     count = 0
     with source.open("rb") as file:
@@ -102,26 +128,13 @@ def _parse(line: bytes) -> tuple[int, str, str, dict[str, Any]]:
     row, item, title, attributes = data["row"], data["item"], data["title"], data["attributes"]
     if type(row) is not int or not isinstance(attributes, dict):
         raise BundleInvalid("'row' must be a whole number and 'attributes' an object")
-    _check_text(item, 1, MAX_ITEM, "'item'")
-    _check_text(title, 0, MAX_TITLE, "'title'")
-    if not item.isprintable() and _CONTROL.search(item):
-        raise BundleInvalid("'item' holds control characters")
+    check_name(item, MAX_ITEM, "'item'")
+    check_shown(title, 0, MAX_TITLE, "'title'")
     return row, item, title, attributes
 
 
-def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    out = dict(pairs)
-    if len(out) != len(pairs):
-        raise ValueError("duplicate keys")
-    return out
-
-
-def _refuse(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
-
-
 # strict_json's rules with a decoder that is kept from line to line: three times as fast
-_DECODER = json.JSONDecoder(object_pairs_hook=_pairs, parse_constant=_refuse)
+_DECODER = json.JSONDecoder(object_pairs_hook=unique, parse_constant=refuse_constant)
 
 
 def _decode(line: bytes) -> Any:
@@ -133,16 +146,6 @@ def _decode(line: bytes) -> Any:
     if not text[end:].strip():
         return data
     raise BundleInvalid("not valid JSON: more than one value")
-
-
-def _check_text(value: object, low: int, high: int, what: str) -> None:
-    if not isinstance(value, str) or not low <= len(value) <= high:
-        raise BundleInvalid(f"{what} must be text of {low} to {high} characters")
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise BundleInvalid(f"{what} holds half of a surrogate pair") from None
 
 
 class _Columns:
@@ -157,16 +160,18 @@ class _Columns:
             builder = self._builders.get(name) or self._open(name, value)
             try:
                 builder.add(row, value)
-            except (ValueError, OverflowError) as error:
-                raise BundleInvalid(f"attribute {name!r}: {error}") from None
+            except (ValueError, OverflowError, BundleInvalid) as error:
+                raise BundleInvalid(f"attribute {shown(name)}: {error}") from None
 
     def _open(self, name: str, value: object) -> _Builder:
-        _check_text(name, 1, MAX_NAME, "an attribute's name")
+        check_name(name, MAX_NAME, "an attribute's name")
         maker = _BUILDERS.get(type(value))
         if maker is None:
-            raise BundleInvalid(f"attribute {name!r} must be a number, text, true/false or a list of texts")
+            raise BundleInvalid(f"attribute {shown(name)} must be a number, text, true/false or a list of texts")
         if len(self._builders) >= MAX_ATTRIBUTES:
             raise BundleInvalid(f"more than {MAX_ATTRIBUTES} attributes")
+        if (len(self._builders) + 1) * self._n_items > MAX_CELLS:
+            raise BundleInvalid(f"{len(self._builders) + 1} attributes of {self._n_items} items, more than {MAX_CELLS}")
         return self._builders.setdefault(name, maker(self._n_items))
 
     def kinds(self) -> dict[str, str]:
@@ -183,99 +188,93 @@ class _Columns:
 
 
 class _Builder:
+    """Collects one attribute. Only what is there is kept, so that memory grows with the file, not with its claims."""
+
     kind = ""
+    code_of = ""  # array.array's type of what is collected
+    absent: float = -1
+    dtype: type = np.int32
 
     def __init__(self, n_items: int) -> None:
         self.n_items = n_items
         self.codes: dict[str, int] = {}
+        self.rows = array("i")
+        self.values: array[Any] = array(self.code_of)
 
     def add(self, row: int, value: object) -> None:
+        self.rows.append(row)
+        self.values.append(self.encoded(value))
+
+    def encoded(self, value: object) -> float:
         raise NotImplementedError
 
     def arrays(self) -> tuple[bytes, bytes | None]:
-        raise NotImplementedError
+        dense: NDArray[Any] = np.full(self.n_items, self.absent, self.dtype)
+        dense[np.frombuffer(self.rows, np.int32)] = np.frombuffer(self.values, self.values.typecode)
+        return dense.tobytes(), None
 
     def code(self, text: Any) -> int:
         found = self.codes.get(text) if isinstance(text, str) else None
         if found is None:
             if not isinstance(text, str):
                 raise ValueError(f"{type(text).__name__} where others have text")
-            if len(text) > MAX_TEXT:
-                raise ValueError(f"text of more than {MAX_TEXT} characters")
-            text.encode()  # a UnicodeEncodeError, a ValueError, for half a surrogate pair
+            check_shown(text, 0, MAX_TEXT, "a text")
             found = self.codes[text] = len(self.codes)
         return found
 
 
 class _NumberBuilder(_Builder):
-    kind = "number"
+    kind, code_of, absent, dtype = "number", "d", np.nan, np.float64
 
-    def __init__(self, n_items: int) -> None:
-        super().__init__(n_items)
-        self.values = np.full(n_items, np.nan, np.float64)
-
-    def add(self, row: int, value: object) -> None:
+    def encoded(self, value: object) -> float:
         if type(value) is not int and type(value) is not float:
             raise ValueError(f"{type(value).__name__} where others have numbers")
         number = float(value)
         if not math.isfinite(number):
             raise ValueError("not finite")
-        self.values[row] = number
-
-    def arrays(self) -> tuple[bytes, bytes | None]:
-        return self.values.tobytes(), None
+        return number
 
 
 class _TextBuilder(_Builder):
-    kind = "text"
+    kind, code_of = "text", "i"
 
-    def __init__(self, n_items: int) -> None:
-        super().__init__(n_items)
-        self.values = np.full(n_items, -1, np.int32)
-
-    def add(self, row: int, value: object) -> None:
-        self.values[row] = self.code(value)
-
-    def arrays(self) -> tuple[bytes, bytes | None]:
-        return self.values.tobytes(), None
+    def encoded(self, value: object) -> int:
+        return self.code(value)
 
 
 class _FlagBuilder(_Builder):
-    kind = "flag"
+    kind, code_of, dtype = "flag", "b", np.int8
 
-    def __init__(self, n_items: int) -> None:
-        super().__init__(n_items)
-        self.values = np.full(n_items, -1, np.int8)
-
-    def add(self, row: int, value: object) -> None:
+    def encoded(self, value: object) -> int:
         if not isinstance(value, bool):
             raise ValueError(f"{type(value).__name__} where others have true or false")
-        self.values[row] = value
-
-    def arrays(self) -> tuple[bytes, bytes | None]:
-        return self.values.tobytes(), None
+        return int(value)
 
 
 class _TagsBuilder(_Builder):
-    kind = "tags"
+    """`values` holds the codes of all the lists, one after the other, `lengths` how many each has."""
+
+    kind, code_of = "tags", "i"
 
     def __init__(self, n_items: int) -> None:
         super().__init__(n_items)
-        self.lists: dict[int, list[int]] = {}
+        self.lengths = array("i")
 
     def add(self, row: int, value: object) -> None:
         if not isinstance(value, list):
             raise ValueError(f"{type(value).__name__} where others have lists")
         if len(value) > MAX_TAGS:
             raise ValueError(f"more than {MAX_TAGS} tags")
-        self.lists[row] = [self.code(text) for text in value]
+        self.rows.append(row)
+        self.lengths.append(len(value))
+        self.values.extend([self.code(text) for text in value])
 
     def arrays(self) -> tuple[bytes, bytes | None]:
+        rows, lengths, values = (np.frombuffer(each, np.int32) for each in (self.rows, self.lengths, self.values))
         counts = np.zeros(self.n_items + 1, np.int64)
-        for row, codes in self.lists.items():
-            counts[row + 1] = len(codes)
-        flat = [code for row in sorted(self.lists) for code in self.lists[row]]
-        return np.array(flat, np.int32).tobytes(), np.cumsum(counts).tobytes()
+        counts[rows + 1] = lengths
+        order = np.repeat(rows, lengths).argsort(kind="stable")
+        return values[order].tobytes(), np.cumsum(counts).tobytes()
 
 
 _BUILDERS: dict[type, Callable[[int], _Builder]] = {

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgerec.bundle.arrays import check_finite, map_array
+from edgerec.bundle.arrays import check_values, map_array
 from edgerec.errors import BundleInvalid, DataError
 from edgerec.types import Bools, Float32, Float64, Int32, Int64
 
@@ -218,9 +218,9 @@ def _map_modality(root: Path, manifest: Manifest, name: object) -> Modality:
 
 
 def check_content(model: ContentModel | None) -> None:
-    """Raises BundleInvalid where an array holds values that are not finite."""
+    """Raises BundleInvalid where an array holds values that are not finite, or absurdly large."""
     for name, array in model.arrays() if model else ():
-        check_finite(name, array)
+        check_values(name, array)
 
 
 class _Rows:

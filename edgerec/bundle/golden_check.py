@@ -8,11 +8,22 @@ from typing import Any
 import numpy as np
 
 from edgerec.bundle.manifest import Manifest
+from edgerec.bundle.strict_json import strict_json
+from edgerec.bundle.texts import shown
 from edgerec.errors import BundleInvalid
 
+FILE = "golden.json"
 MAX_CASES = 256
 MAX_EVENTS = 10_000
 MAX_RANKED = 1000
+
+
+def parse_golden(data: bytes) -> dict[str, Any]:
+    """golden.json as an object with the lists `encoder` and `stories`. Raises BundleInvalid."""
+    parsed = strict_json(data, FILE)
+    if not isinstance(parsed, dict) or not all(isinstance(parsed.get(key), list) for key in ("encoder", "stories")):
+        raise BundleInvalid(f"{FILE}: must be an object with the lists 'encoder' and 'stories'")
+    return parsed
 
 
 def check_golden_form(golden: dict[str, Any], manifest: Manifest) -> None:
@@ -80,7 +91,7 @@ def _check_story(story: _Part, manifest: Manifest) -> None:
     if not rankings or not set(rankings) <= set(manifest.scenarios):
         raise story.refuse("rankings", "of scenarios of the manifest, at least one")
     for name, ranking in rankings.items():
-        part = _Part(ranking, f"{story.where} ranking {name!r}")
+        part = _Part(ranking, f"{story.where} ranking {shown(name)}")
         items = part.take("items", list, "a list of texts")
         if len(items) > MAX_RANKED or not all(isinstance(item, str) for item in items):
             raise part.refuse("items", f"at most {MAX_RANKED} texts")

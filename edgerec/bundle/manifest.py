@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from typing import Any, Literal, cast
 
+from edgerec.bundle.constants import MOST, check_constants, check_names
+from edgerec.bundle.strict_json import strict_json
+from edgerec.bundle.texts import check_name, shown
 from edgerec.errors import BundleInvalid, BundleUnsupported
 from edgerec.records import field, record
 
@@ -17,6 +19,11 @@ FORMAT = 1
 SEEN_RULES = ("hide", "show")
 MAX_ITEMS = 20_000_000
 MAX_DIM = 4096
+MAX_KINDS = 256
+MAX_SCENARIOS = 64
+MAX_SOURCES = 64
+MAX_TEXT = 64
+_HEXADECIMAL = "0123456789abcdef"
 
 
 @record
@@ -109,8 +116,6 @@ class _Reader:
         value = self.data[key]
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise BundleInvalid(f"{self.where}: '{key}' has the wrong type {type(value).__name__}")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise BundleInvalid(f"{self.where}: '{key}' is not finite")
         return value
 
     def whole(self, key: str, low: int, high: int, default: Any = ...) -> int:
@@ -120,74 +125,59 @@ class _Reader:
         return value
 
     def number(self, key: str) -> float:
-        return float(self.take(key, (int, float)))
+        value = self.take(key, (int, float))
+        if not -MOST <= value <= MOST:
+            raise BundleInvalid(f"{self.where}: {shown(key)} = {value:g} lies outside {-MOST:g} … {MOST:g}")
+        return float(value)
+
+    def name(self, key: str, default: Any = ...) -> str:
+        value = self.take(key, str, default)
+        check_name(value, MAX_TEXT, f"{self.where}: '{key}'")
+        return cast(str, value)
 
     def names(self, key: str) -> tuple[str, ...]:
         values = self.take(key, list)
-        if not all(isinstance(value, str) for value in values):
-            raise BundleInvalid(f"{self.where}: '{key}' must list strings")
+        if not all(isinstance(value, str) for value in values) or len(set(values)) != len(values):
+            raise BundleInvalid(f"{self.where}: '{key}' must list strings, each of them once")
         return tuple(values)
 
     def section(self, key: str, default: Any = ...) -> _Reader:
         return _Reader(self.take(key, dict, default), f"{self.where}.{key}")
 
-    def sections(self, key: str, default: Any = ...) -> dict[str, _Reader]:
+    def sections(self, key: str, most: int, default: Any = ...) -> dict[str, _Reader]:
         inner = self.section(key, default)
+        check_names(inner.data, most, inner.where)
         return {name: inner.section(name) for name in inner.data}
 
 
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    out = dict(pairs)
-    if len(out) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = sorted({key for key in keys if keys.count(key) > 1})
-        raise BundleInvalid(f"JSON object with duplicate keys: {', '.join(twice)}")
-    return out
-
-
-def strict_json(text: str, where: str) -> Any:
-    """Parses JSON without duplicate keys, NaN or infinities."""
-
-    def refuse(name: str) -> Any:
-        raise BundleInvalid(f"{where}: {name} is not JSON")
-
-    try:
-        return json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
-        raise BundleInvalid(f"{where} is not valid JSON: {error}") from None
-
-
-def parse(text: str) -> Manifest:
-    """The manifest from its JSON text. Raises BundleInvalid or BundleUnsupported."""
-    top = _Reader(strict_json(text, "manifest.json"), "manifest.json")
+def parse(data: bytes) -> Manifest:
+    """The manifest from its JSON, in UTF-8. Raises BundleInvalid or BundleUnsupported."""
+    top = _Reader(strict_json(data, "manifest.json"), "manifest.json")
     if (version := top.whole("format", 1, 1 << 31)) > FORMAT:
         raise BundleUnsupported(f"bundle format {version} is newer than this runtime's {FORMAT}", hint="update edgerec")
     kinds = {
         name: EventKind(part.number("weight"), part.take("consumes", bool, False), part.take("hides", bool, None))
-        for name, part in top.sections("event_kinds").items()
+        for name, part in top.sections("event_kinds", MAX_KINDS).items()
     }
     history = top.section("history")
     manifest = Manifest(
-        name=top.take("name", str),
+        name=top.name("name"),
         version=top.whole("version", 1, 1 << 53),
-        created=top.take("created", str),
-        min_runtime=top.take("min_runtime", str),
+        created=top.name("created"),
+        min_runtime=top.name("min_runtime"),
         dim=top.whole("dim", 1, MAX_DIM),
         n_items=top.whole("n_items", 1, MAX_ITEMS),
         event_kinds=kinds,
         history_length=history.whole("length", 1, 4096),
         history_kinds=history.names("kinds"),
-        scenarios={name: _scenario(part) for name, part in top.sections("scenarios").items()},
+        scenarios={name: _scenario(part) for name, part in top.sections("scenarios", MAX_SCENARIOS).items()},
         encoder_inputs=top.names("encoder_inputs"),
-        files={
-            name: FileEntry(part.take("sha256", str), part.whole("size", 0, 1 << 40))
-            for name, part in top.sections("files").items()
-        },
-        sources={name: part.data for name, part in top.sections("sources", {}).items()},
+        files=_files(top.section("files").data),
+        sources={name: part.data for name, part in top.sections("sources", MAX_SOURCES, {}).items()},
         blend=top.take("blend", dict, {}),
         guard=top.take("guard", dict, {}),
-        updater=top.take("updater", str, "sgd"),
-        updaters={name: part.data for name, part in top.sections("updaters", {}).items()},
+        updater=top.name("updater", "sgd"),
+        updaters={name: part.data for name, part in top.sections("updaters", MAX_SOURCES, {}).items()},
         n_negatives=top.whole("n_negatives", 1, 1024, 8),
         n_replayed=top.whole("n_replayed", 0, 1024, 4),
         n_exposed=top.whole("n_exposed", 0, 1024, 0),
@@ -196,17 +186,29 @@ def parse(text: str) -> Manifest:
         federated=top.take("federated", dict, {}),
         metrics=top.take("metrics", dict, {}),
         content=top.take("content", dict, {}),
-        filters={name: part.data for name, part in top.sections("filters", {}).items()},
+        filters={name: part.data for name, part in top.sections("filters", MAX_SOURCES, {}).items()},
     )
     _check(manifest)
     return manifest
 
 
+def _files(data: Mapping[str, Any]) -> dict[str, FileEntry]:
+    files: dict[str, FileEntry] = {}
+    for name, entry in data.items():
+        part = _Reader(entry, f"manifest.json.files.{shown(name)}")
+        digest = part.take("sha256", str)
+        if len(digest) != 64 or digest.strip(_HEXADECIMAL):
+            raise BundleInvalid(f"{part.where}: 'sha256' must be 64 hexadecimal digits in lower case")
+        files[name] = FileEntry(digest, part.whole("size", 0, 1 << 40))
+    return files
+
+
 def _scenario(part: _Reader) -> Scenario:
     seen = part.take("seen", str)
     if seen not in SEEN_RULES:
-        raise BundleInvalid(f"{part.where}: 'seen' must be 'hide' or 'show', not {seen!r}")
+        raise BundleInvalid(f"{part.where}: 'seen' must be 'hide' or 'show', not {shown(seen)}")
     weights = part.section("weights")
+    check_names(weights.data, MAX_SOURCES, weights.where)
     values = {name: weights.number(name) for name in weights.data}
     if not values or min(values.values()) < 0 or sum(values.values()) <= 0:
         raise BundleInvalid(f"{weights.where}: weights must be non-negative and not all zero")
@@ -218,7 +220,8 @@ def _check(manifest: Manifest) -> None:
         raise BundleInvalid("manifest.json: there must be a scenario named 'default'")
     unknown = set(manifest.history_kinds) - set(manifest.event_kinds)
     if unknown or not manifest.history_kinds:
-        raise BundleInvalid(f"manifest.json.history: unknown event kinds {sorted(unknown)}")
+        raise BundleInvalid(f"manifest.json.history: unknown event kinds {shown(sorted(unknown))}")
+    check_constants(manifest.sources, manifest.blend, manifest.guard)
 
 
 def dump(manifest: Manifest) -> str:

@@ -122,8 +122,19 @@ ELEMENTS = {
     DOUBLE: Element(np.dtype("<f8"), "double_data"),
 }
 
-SHAPE_INPUTS = {"ConstantOfShape": 0, "Expand": 1, "Tile": 1}
-"""Operators that make a tensor as large as one of their inputs says, and which input that is."""
+ATTRIBUTE_FIELDS = {1: "f", 2: "i", 3: "s", 4: "t", 6: "floats", 7: "ints", 8: "strings", 9: "tensors"}
+"""An attribute's `type` → the field that holds its value."""
+
+ATTRIBUTE_DEFAULTS: dict[str, Any] = {
+    "f": 0.0,
+    "i": 0,
+    "s": b"",
+    "floats": [],
+    "ints": [],
+    "strings": [],
+    "tensors": [],
+}
+"""What an encoder may leave out."""
 
 _STANDARD = """
     Abs Add And ArgMax ArgMin Attention BatchNormalization Cast CastLike Ceil Clip Concat Constant ConstantOfShape

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +12,8 @@ import numpy as np
 from edgerec.bundle.archive import read_bounded
 from edgerec.bundle.arrays import map_array
 from edgerec.bundle.catalogue import Catalogue
-from edgerec.bundle.manifest import Manifest, strict_json
+from edgerec.bundle.manifest import Manifest
 from edgerec.bundle.sessions import Encoder, Retriever
-from edgerec.errors import BundleInvalid
 from edgerec.records import record
 from edgerec.types import Float32, Int32, Model
 
@@ -28,7 +28,6 @@ VECTORS, BIAS, POPULARITY, NEGATIVES = (f"items/{name}.npy" for name in ("vector
 INDPTR, IDS, WEIGHTS = (f"neighbours/{name}.npy" for name in ("indptr", "ids", "weights"))
 REQUIRED = (CATALOGUE, ENCODER, GOLDEN, VECTORS, BIAS, POPULARITY, NEGATIVES)
 NEIGHBOURS = (INDPTR, IDS, WEIGHTS)
-MAX_GOLDEN = 1 << 26
 
 
 @record
@@ -57,6 +56,7 @@ class Bundle:
         "_golden",
         "_lock",
         "_retriever",
+        "_still",
         "catalogue",
         "digest",
         "manifest",
@@ -69,8 +69,12 @@ class Bundle:
     stamp: str | None = None
     """Which overlay of new items lies on it (`bundle.overlay`); None: it is as its files are."""
 
-    def __init__(self, path: Path, manifest: Manifest, digest: str, index: Path) -> None:
+    def __init__(
+        self, path: Path, manifest: Manifest, digest: str, index: Path, still: Callable[[], None] | None = None
+    ) -> None:
+        """`still` raises BundleInvalid where the files are not those any more that were checked."""
         self.path = path
+        self._still = still
         self.manifest = manifest
         self.digest = digest
         n = manifest.n_items
@@ -95,9 +99,9 @@ class Bundle:
             with self._lock:
                 if self._encoder is None:
                     manifest = self.manifest
-                    self._encoder = Encoder(
-                        self.path / ENCODER, manifest.encoder_inputs, manifest.history_length, manifest.dim
-                    )
+                    made = Encoder(self.path / ENCODER, manifest.encoder_inputs, manifest.history_length, manifest.dim)
+                    self._check_still()
+                    self._encoder = made
         return self._encoder
 
     @property
@@ -106,8 +110,14 @@ class Bundle:
         if self._retriever is None and RETRIEVE in self.manifest.files:
             with self._lock:
                 if self._retriever is None:
-                    self._retriever = Retriever(self.path / RETRIEVE, self.manifest.n_items)
+                    made = Retriever(self.path / RETRIEVE, self.manifest.n_items)
+                    self._check_still()
+                    self._retriever = made
         return self._retriever
+
+    def _check_still(self) -> None:
+        if self._still is not None:
+            self._still()
 
     @property
     def content(self) -> ContentModel | None:
@@ -123,8 +133,12 @@ class Bundle:
     def golden(self) -> dict[str, Any]:
         """golden.json: `encoder` cases and `stories`; docs/bundle.md describes both."""
         if self._golden is None:
+            # imported here because only a bundle that is new to the device repeats its golden cases
+            from edgerec.bundle.golden_check import parse_golden
+            from edgerec.bundle.sizes import MAX_GOLDEN
+
             with (self.path / GOLDEN).open("rb") as file:
-                self._golden = _golden(read_bounded(file, MAX_GOLDEN, GOLDEN))
+                self._golden = parse_golden(read_bounded(file, MAX_GOLDEN, GOLDEN))
         return self._golden
 
     @property
@@ -155,13 +169,3 @@ def _map_neighbours(root: Path, manifest: Manifest) -> Neighbours:
     return Neighbours(
         indptr, map_array(root, IDS, "<i4", (max(total, 0),)), map_array(root, WEIGHTS, "<f4", (max(total, 0),))
     )
-
-
-def _golden(data: bytes) -> dict[str, Any]:
-    try:
-        parsed = strict_json(data.decode(), GOLDEN)
-    except UnicodeDecodeError:
-        raise BundleInvalid(f"{GOLDEN}: not UTF-8") from None
-    if not isinstance(parsed, dict) or not all(isinstance(parsed.get(key), list) for key in ("encoder", "stories")):
-        raise BundleInvalid(f"{GOLDEN}: must be an object with the lists 'encoder' and 'stories'")
-    return parsed

@@ -11,6 +11,8 @@ from edgerec.errors import BundleInvalid
 MAX_FIELDS = 1 << 18
 MAX_LIST = 1 << 12
 MAX_TEXT = 1 << 12
+MAX_TEXTS = 1 << 24
+"""Bytes of all the texts in a file."""
 
 Spec = Mapping[int, tuple[str, str]]
 """Field number → (name, kind). Kinds: "int" varint, "float" 32 bits, "text" a short UTF-8 string, "bytes" (also
@@ -25,6 +27,7 @@ class Walk:
 
     def __init__(self) -> None:
         self._left = MAX_FIELDS
+        self._text_left = MAX_TEXTS
 
     def message(self, data: memoryview, spec: Spec, what: str) -> dict[str, Any]:
         """The fields of one message by name; absent ones are left out. Raises BundleInvalid."""
@@ -36,6 +39,10 @@ class Walk:
             name, kind = spec.get(number, ("", "refuse"))
             if kind == "refuse":
                 raise BundleInvalid(f"{what}: field {number} {name or ''} is not allowed".replace("  ", " "))
+            if kind in ("text", "texts") and wire == 2:
+                self._text_left -= len(value)
+                if self._text_left < 0:
+                    raise BundleInvalid(f"{what}: more than {MAX_TEXTS} bytes of names and texts")
             _put(out, name, kind, wire, value, what)
         return out
 

@@ -7,12 +7,11 @@ afterwards sizes and the manifest's digest.
 from __future__ import annotations
 
 import json
+import mmap
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-import numpy as np
 
 from edgerec.bundle.archive import (
     MANIFEST,
@@ -21,9 +20,9 @@ from edgerec.bundle.archive import (
     check_complete,
     check_listed,
     folder_names,
-    read_bounded,
+    read_plain,
 )
-from edgerec.bundle.arrays import check_finite, check_range
+from edgerec.bundle.arrays import check_range, check_values
 from edgerec.bundle.manifest import Manifest, parse
 from edgerec.bundle.opened import (
     BIAS,
@@ -41,12 +40,10 @@ from edgerec.bundle.opened import (
     Neighbours,
 )
 from edgerec.bundle.sessions import ENCODER_INPUTS
+from edgerec.bundle.texts import shown
 from edgerec.errors import BundleError, BundleInvalid, BundleNotFound, BundleUnsupported
 from edgerec.files import exclusive, file_sha256, scratch, sha256, sync, write_whole
 from edgerec.version import __version__
-
-MAX_ONNX = 1 << 31
-MAX_NEGATIVES = 1 << 24
 
 
 def load_bundle(path: str | os.PathLike[str], cache_dir: str | os.PathLike[str]) -> Bundle:
@@ -87,10 +84,10 @@ def _translated(source: Path) -> Iterator[None]:
 def _open_zip(source: Path, cache: Path) -> Bundle:
     with Archive(source) as archive:
         raw = archive.manifest_bytes()
-        manifest, digest = _manifest(raw)
+        manifest, digest = read_manifest(raw)
         home = cache / "bundles" / digest
         if not _is_sound(home, manifest):
-            check_complete(archive.names, manifest)
+            _check_list(manifest, archive.names)
             with scratch(home.parent) as folder:
                 fresh = folder / digest
                 fresh.mkdir()
@@ -124,38 +121,57 @@ def _is_sound(home: Path, manifest: Manifest) -> bool:
 
 
 def _open_folder(source: Path, cache: Path) -> Bundle:
-    with (source / MANIFEST).open("rb") as file:
-        manifest, digest = _manifest(read_bounded(file, MAX_MANIFEST, MANIFEST))
+    manifest, digest = read_manifest(read_plain(source / MANIFEST, MAX_MANIFEST))
     _check_sizes(source, manifest)
     if source.name == digest and source.parent.resolve() == (cache / "bundles").resolve():
         return _open(source, manifest, digest, cache)  # unpacked, hence checked, by us
-    print_ = _fingerprint(source, manifest)
+    still = _Still(source, manifest)
     marker = cache / "verified" / f"{digest}-{sha256(str(source.resolve()).encode())[:16]}"
-    if not (marker.is_file() and marker.read_text("ascii", "replace") == print_):
-        check_complete(folder_names(source), manifest)
+    if not (marker.is_file() and marker.read_text("ascii", "replace") == still.print):
+        _check_list(manifest, folder_names(source))
         for name, entry in manifest.files.items():
             if file_sha256(source / name) != entry.sha256:
                 raise BundleInvalid(f"{name}: sha256 differs from the manifest")
-        _inspect(source, manifest, digest, cache)
-        write_whole(marker, print_.encode())
-    return _open(source, manifest, digest, cache)
-
-
-def _fingerprint(root: Path, manifest: Manifest) -> str:
-    """Changes when a file of the folder was written after it was checked."""
-    stats = [(name, (root / name).stat().st_mtime_ns, entry.size) for name, entry in sorted(manifest.files.items())]
-    return sha256(json.dumps(stats).encode())
-
-
-def _open(home: Path, manifest: Manifest, digest: str, cache: Path) -> Bundle:
-    return Bundle(home, manifest, digest, cache / "index" / f"{digest}.db")
-
-
-def _manifest(raw: bytes) -> tuple[Manifest, str]:
+        _inspect(source, manifest, digest, cache, still)
+        write_whole(marker, still.print.encode())
+    bundle = _open(source, manifest, digest, cache, still)
     try:
-        manifest = parse(raw.decode())
-    except UnicodeDecodeError:
-        raise BundleInvalid(f"{MANIFEST}: not UTF-8") from None
+        still()
+    except BaseException:
+        bundle.close()
+        raise
+    return bundle
+
+
+class _Still:
+    """The files of a folder that is used in place, as they were before they were checked.
+
+    Called after something of them was used, it raises BundleInvalid where they are not the same any more. It looks at
+    the time of the last change of any kind, which nobody can set, and at which file a name stands for.
+    """
+
+    def __init__(self, root: Path, manifest: Manifest) -> None:
+        self._paths = [root / name for name in sorted([*manifest.files, MANIFEST])]
+        self._root = root
+        self.print = self._now()
+
+    def __call__(self) -> None:
+        if self._now() != self.print:
+            raise BundleInvalid(f"{self._root.name}: files were changed while they were checked or used")
+
+    def _now(self) -> str:
+        found = [os.lstat(path) for path in self._paths]
+        stats = [(one.st_dev, one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns) for one in found]
+        return sha256(json.dumps(stats).encode())
+
+
+def _open(home: Path, manifest: Manifest, digest: str, cache: Path, still: Callable[[], None] | None = None) -> Bundle:
+    return Bundle(home, manifest, digest, cache / "index" / f"{digest}.db", still)
+
+
+def read_manifest(raw: bytes) -> tuple[Manifest, str]:
+    """A manifest and its digest, from the bytes of manifest.json. Raises BundleInvalid or BundleUnsupported."""
+    manifest = parse(raw)
     _check_runtime(manifest.min_runtime)
     check_listed(manifest)
     for name in REQUIRED if not any(n in manifest.files for n in NEIGHBOURS) else REQUIRED + NEIGHBOURS:
@@ -163,11 +179,19 @@ def _manifest(raw: bytes) -> tuple[Manifest, str]:
             raise BundleInvalid(f"{MANIFEST}: lists no {name}")
     kind = manifest.retrieval.get("kind")
     if kind not in ("exact", "int8") or (kind == "int8") != (RETRIEVE in manifest.files):
-        raise BundleInvalid(f"{MANIFEST}: 'retrieval' is of kind {kind!r}, which does not fit the files listed")
+        raise BundleInvalid(f"{MANIFEST}: 'retrieval' is of kind {shown(kind)}, which does not fit the files listed")
     unknown = set(manifest.encoder_inputs) - set(ENCODER_INPUTS)
     if unknown or not {"history", "mask"} <= set(manifest.encoder_inputs):
         raise BundleInvalid(f"{MANIFEST}: 'encoder_inputs' needs history and mask and knows only age_days and kind")
     return manifest, sha256(raw)
+
+
+def _check_list(manifest: Manifest, found: Iterable[str]) -> None:
+    # imported here because a bundle that was seen before does not need it
+    from edgerec.bundle.sizes import check_sizes
+
+    check_complete(found, manifest)
+    check_sizes(manifest)
 
 
 def _check_runtime(wanted: str) -> None:
@@ -179,7 +203,7 @@ def _release(version: str) -> tuple[int, ...]:
     parts = version.split("+")[0].split(".")[:3]
     digits = ["".join(c for c in part[:9] if c.isdecimal() and c.isascii()) for part in parts]
     if not all(digits):
-        raise BundleInvalid(f"{MANIFEST}: 'min_runtime' = {version!r} is not a version")
+        raise BundleInvalid(f"{MANIFEST}: 'min_runtime' = {shown(version)} is not a version")
     return tuple(int(d) for d in digits)
 
 
@@ -190,14 +214,14 @@ def _check_sizes(root: Path, manifest: Manifest) -> None:
             raise BundleInvalid(f"{name}: {found.st_size} bytes (a plain file of {entry.size} was exported)")
 
 
-def _inspect(root: Path, manifest: Manifest, digest: str, cache: Path) -> None:
+def _inspect(root: Path, manifest: Manifest, digest: str, cache: Path, still: Callable[[], None] | None = None) -> None:
     """Everything the digests do not say: values, consistency, catalogue, the ONNX files, golden.json.
 
     The catalogue's index is built on the way, and kept only if all the rest is sound.
     """
     with scratch(cache / "index") as folder:
         index = folder / f"{digest}.db"
-        with Bundle(root, manifest, digest, index) as bundle:
+        with Bundle(root, manifest, digest, index, still) as bundle:
             _inspect_values(bundle)
         os.replace(index, cache / "index" / index.name)
 
@@ -207,34 +231,39 @@ def _inspect_values(bundle: Bundle) -> None:
     from edgerec.bundle.content import check_content
     from edgerec.bundle.golden_check import check_golden_form
     from edgerec.bundle.signatures import check_encoder, check_retriever
+    from edgerec.bundle.sizes import MAX_NEGATIVES
+    from edgerec.bundle.trial import check_trials, try_sessions
 
     root, manifest = bundle.path, bundle.manifest
     arrays = {VECTORS: bundle.model.vectors, BIAS: bundle.model.bias, POPULARITY: bundle.model.popularity}
     for name, array in {**arrays, WEIGHTS: bundle.neighbours.weights}.items():
-        check_finite(name, array)
+        check_values(name, array)
     _check_neighbours(bundle.neighbours, manifest.n_items)
     if not 0 < bundle.negatives.size <= MAX_NEGATIVES:
         raise BundleInvalid(f"{NEGATIVES}: must hold 1 to {MAX_NEGATIVES} rows")
     check_range(NEGATIVES, bundle.negatives, manifest.n_items)
-    _check_onnx(root, ENCODER, lambda data: check_encoder(data, manifest))
+    work = _check_onnx(root, ENCODER, lambda data: check_encoder(data, manifest))
     if RETRIEVE in manifest.files:
         _check_onnx(root, RETRIEVE, lambda data: check_retriever(data, manifest))
     check_content(bundle.content)
     check_golden_form(bundle.golden, manifest)
-    _ = bundle.encoder, bundle.retriever  # onnxruntime takes the models, or says why not
+    check_trials(bundle.golden, manifest, work)
+    try_sessions(bundle)
 
 
 def _check_neighbours(neighbours: Neighbours, n_items: int) -> None:
     indptr = neighbours.indptr
-    if indptr[0] != 0 or (np.diff(indptr) < 0).any():
+    if indptr[0] != 0 or (indptr[1:] < indptr[:-1]).any():
         raise BundleInvalid(f"{INDPTR}: must start at 0 and never fall")
     check_range(IDS, neighbours.ids, n_items)
 
 
-def _check_onnx(root: Path, name: str, check: Callable[[bytes], None]) -> None:
+def _check_onnx(root: Path, name: str, check: Callable[[memoryview], int]) -> int:
     with (root / name).open("rb") as file:
-        data = read_bounded(file, MAX_ONNX, name)
+        size = file.seek(0, 2)
+        # mapped, not read: what it weighs need not fit into memory twice
+        data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b"")
     try:
-        check(data)
+        return check(data)
     except BundleInvalid as error:
         raise BundleInvalid(f"{name}: {error}") from None

@@ -40,6 +40,7 @@ def open_session(path: Path) -> Any:
     with _creation:
         import onnxruntime
 
+        onnxruntime.disable_telemetry_events()  # for a host that imported it before the variable was set
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
@@ -70,6 +71,7 @@ class _Bound:
     def __init__(self, session: Any, inputs: Sequence[str], length: int, dim: int) -> None:
         import onnxruntime
 
+        onnxruntime.disable_telemetry_events()  # for a host that imported it before the variable was set
         self.binding = session.io_binding()
         self.arrays: dict[str, NDArray[Any]] = {}
         for name in inputs:
