@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
+import shutil
 import stat
 import subprocess
 import sys
@@ -16,7 +18,11 @@ from bundles import tiny_bundle
 from channels import days_ago, make_channel, publish, read, ring
 from click.testing import CliRunner, Result
 from conftest import Opener
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+import edgerec
 from edgerec.cli import main
 from edgerec.errors import BundleError, BundleInvalid, ChannelError
 from edgerec_exporters.channel import publishing
@@ -334,16 +340,18 @@ def test_locked_keys_are_asked_for_only_when_they_are_needed(tmp_path: Path) -> 
     assert b"ENCRYPTED" in newest.read_bytes()
 
 
-def test_keys_made_by_openssl_serve_as_well(home: Path, keys: Path, tmp_path: Path) -> None:
-    from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
-    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+def write_pair(private: Any, folder: Path, name: str) -> Path:
+    """A key pair as openssl writes it; the public half's place."""
+    (folder / f"{name}.pem").write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    public = folder / f"{name}.pub.pem"
+    public.write_bytes(private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    return public
 
-    private = generate_private_key(SECP256R1())
+
+def test_keys_made_by_openssl_serve_as_well(home: Path, keys: Path, tmp_path: Path) -> None:
     folder = tmp_path / "openssl"
     folder.mkdir()
-    (folder / "key.pem").write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    public = folder / "key.pub.pem"
-    public.write_bytes(private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    public = write_pair(generate_private_key(SECP256R1()), folder, "key")
     publishing.rotate(home, "bundles", ring(keys, folder), public=[public_key(public)])
     publishing.publish(home, tiny_bundle(tmp_path / "b.edgerec", version=2), ring(keys / "online", folder))
     assert publishing.status(home)["bundles"][0]["version"] == 2
@@ -430,3 +438,40 @@ def test_a_channel_needs_no_torch(tmp_path: Path) -> None:
         "sys.exit('torch' in sys.modules or 'onnxruntime' in sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", script, str(tmp_path / "c"), str(tmp_path / "k")], check=True)
+
+
+# docs/channel.md
+
+PAGE = (Path(__file__).parent.parent / "docs" / "channel.md").read_text("utf-8")
+
+
+def test_the_page_can_be_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every command of the page in its order, then the app's code."""
+    monkeypatch.chdir(tmp_path)
+    for version in (1, 2, 3):
+        tiny_bundle(Path(f"shop-{version}.edgerec"), name="shop", version=version, seed=version)
+    Path("shop-1.edgerec").rename("shop.edgerec")
+    for name in ("anna", "ben"):
+        write_pair(Ed25519PrivateKey.generate(), Path(), name)
+    commands = re.findall(r"^    edgerec (channel .+)$", PAGE, re.MULTILINE)
+    assert len(commands) == 13
+    for command in commands:
+        if "old-root" in command:
+            held = [
+                next(Path("keys").rglob(f"root-{keyid[:16]}.pem")) for keyid in roles(Path("channel"))["root"]["keys"]
+            ]
+            for n in (1, 2):
+                shutil.copy(held[n], f"old-root-{n}.pem")
+        document(invoke(*shlex.split(command), "--json"))
+    assert versions(Path("channel"))["root"] == 4
+    shutil.copy("channel/metadata/1.root.json", "root.json")
+    publishing.publish(Path("channel"), Path("shop-3.edgerec"), ring(Path("keys/online")))
+    place = "https://updates.example.org/shop"
+    code = PAGE.partition("```python\n")[2].partition("```")[0]
+    assert place in code
+    exec(compile(code.replace(place, "channel"), "channel.md", "exec"), {"edgerec": edgerec})
+    assert capsys.readouterr().out == "installed version 3 runs\n"
+    [update] = re.findall(r"`edgerec (update [^`]+ --channel URL [^`]+)`", PAGE)
+    assert document(invoke(*shlex.split(update.replace("URL", "channel")), "--json"))["status"] == "up_to_date"
