@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 import sqlite3
@@ -16,6 +17,7 @@ from conftest import START, Clock, Opener, same_state
 
 import edgerec
 from edgerec.errors import ConfigError, EventConflict, ForgetPending, ProfileInvalid
+from edgerec.hookspecs import hookimpl
 from edgerec.store import Database
 
 N_SECRETS = 500
@@ -327,3 +329,46 @@ def test_a_killed_erasure_is_finished_at_the_next_open(opener: Opener, tmp_path:
     assert done.returncode == -9
     opener()
     assert found_in(tmp_path / "state", ["averyrareword"]) == {}
+
+
+def test_neither_logs_nor_errors_tell_of_the_user(
+    opener: Opener, tmp_path: Path, caplog: pytest.LogCaptureFixture, bundle_path: Path
+) -> None:
+    """Faults of every kind, with every logger listening: words that only the user's data holds are in no message."""
+    caplog.set_level(logging.DEBUG)
+    rec = opener(plugins=["edgerec_plugins.sgd", "edgerec_plugins.journal", Gossip()])
+    told = {"item": "i1", "event_id": "averyrareword", "group": "averyrareword", "context": {"of": "averyrareword"}}
+    rec.record(**told)  # type: ignore[arg-type]
+    mistakes = [
+        told | {"item": "i2"},
+        told | {"group": "averyrareword" * 99},
+        told | {"context": {"of": "averyrareword" * 999}},
+        told | {"context": {"of": {"averyrareword"}}},
+        told | {"value": float("nan")},
+        told | {"at": 1e300},
+    ]
+    for mistake in mistakes:
+        with pytest.raises(edgerec.EdgeRecError) as caught:
+            rec.record(**mistake)  # type: ignore[arg-type]
+        assert "averyrareword" not in str(caught.value)
+    rec.export_profile(tmp_path / "p")
+    (tmp_path / "p").write_bytes((tmp_path / "p").read_bytes().replace(b'"i1"', b'"\\ud800"'))
+    with pytest.raises(ProfileInvalid) as refused:
+        rec.import_profile(tmp_path / "p")
+    assert "averyrareword" not in str(refused.value)
+    rec.forget("i9")
+    rec.close()
+    with sqlite3.connect(tmp_path / "state" / "edgerec.db") as connection:
+        connection.execute("UPDATE events SET context = CAST(x'ff' || context AS TEXT)")
+    connection.close()
+    opener().recommend(3)
+    assert caplog.records, "the faults must have been logged"
+    assert "averyrareword" not in caplog.text
+
+
+class Gossip:
+    """A plugin that names the user's data in whatever it raises."""
+
+    @hookimpl
+    def edgerec_event_recorded(self, event: edgerec.Event) -> None:
+        raise ValueError(f"it was {event.event_id} of {event.group}")
