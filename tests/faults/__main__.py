@@ -13,9 +13,10 @@ import numpy as np  # noqa: F401 - loaded once, before the children are forked
 import onnxruntime  # noqa: F401
 
 import edgerec.recording  # noqa: F401
+from faults.failing import Failures, WholeFails
 from faults.kills import Killer, Outcome, some
 from faults.lives import live
-from faults.operations import OPERATIONS
+from faults.operations import OPERATIONS, Whole
 from faults.world import World
 
 SHARED = Path("/dev/shm")
@@ -60,6 +61,20 @@ def lives(seed: int, count: int, length: int, folder: Path | None) -> None:
         world = World(Path(place))
         for each in range(seed, seed + count):
             live(world, each, length, outcome)
+    click.echo(json.dumps(asdict(outcome)))
+
+
+@main.command()
+@click.argument("name", type=click.Choice([*OPERATIONS]))
+@click.option("--every", type=click.IntRange(min=1), default=1, help="Only each so-manieth.")
+@click.option("--seed", type=int, default=0)
+@folder_option
+def fails(name: str, every: int, seed: int, folder: Path | None) -> None:
+    """Lets the calls of one operation fail instead."""
+    operation = OPERATIONS[name]
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        failures = (WholeFails if isinstance(operation, Whole) else Failures)(operation, World(Path(place)))
+        outcome = failures.all(every, seed)
     click.echo(json.dumps(asdict(outcome)))
 
 

@@ -20,7 +20,8 @@ from edgerec.types import Event
 from faults.world import PAGE, START, Model, World, observed
 
 KNOWN = re.compile(
-    r"edgerec\.db|\.edgerec\.lock|bundles/\.lock|bundles/\.settle\.lock|bundles/[0-9a-f]{64}/.+"
+    r"edgerec\.db|\.edgerec\.lock|\.edgerec\.quarantine\.lock"
+    r"|bundles/\.lock|bundles/\.settle\.lock|bundles/[0-9a-f]{64}/.+"
     r"|index/\.lock|index/[0-9a-f]{64}\.db|verified/\.lock|verified/[0-9a-f]{64}-[0-9a-f]{16}"
 )
 """Files that a closed data directory may hold."""
@@ -55,7 +56,7 @@ def check_serves(rec: edgerec.Recommender) -> None:
     """A page is full and finite, and its bundle's files are what the manifest says."""
     page = rec.recommend(PAGE)
     assert len(page) == PAGE, page.reason
-    assert not page.degraded
+    assert not page.degraded, page.degraded
     assert all(isfinite(one.score) for one in page)
     folder = rec.bundle.path
     for name, entry in json.loads((folder / "manifest.json").read_bytes())["files"].items():

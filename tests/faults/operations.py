@@ -133,7 +133,15 @@ class Checkpoint(RecordOne):
         # no close: that would copy the log back
 
 
-class FirstOpen(Operation):
+class Whole(Operation):
+    """A process's whole life from the moment that it arms the shim: `run` is all of it."""
+
+    def run(self, world: World, arm: Arm) -> None:
+        arm()
+        world.open(self.factory(world)).close()
+
+
+class FirstOpen(Whole):
     """An empty folder becomes a user's: the bundle is unpacked, the store made."""
 
     name = "first open"
@@ -144,12 +152,8 @@ class FirstOpen(Operation):
     def before(self, world: World) -> Model:
         return Model(bundle=digest_of(world.first))
 
-    def run(self, world: World, arm: Arm) -> None:
-        arm()
-        world.open()
 
-
-class Reopen(Operation):
+class Reopen(Whole):
     """Opening what a killed process left: SQLite recovers its log."""
 
     name = "reopen after a crash"
@@ -159,12 +163,8 @@ class Reopen(Operation):
         rec.record_many(PAST)
         # no close: the log stays
 
-    def run(self, world: World, arm: Arm) -> None:
-        arm()
-        world.open().close()
 
-
-class Migrate(Operation):
+class Migrate(Whole):
     """A store of an older schema is opened."""
 
     def __init__(self, schema: int) -> None:
@@ -174,10 +174,6 @@ class Migrate(Operation):
     def prepare(self, world: World) -> None:
         super().prepare(world)
         older_store(world.state / "edgerec.db", self.schema)
-
-    def run(self, world: World, arm: Arm) -> None:
-        arm()
-        world.open().close()
 
 
 class Install(Operation):
@@ -205,7 +201,7 @@ class InstallFolder(Install):
         return world.second_folder
 
 
-class Upgrade(Install):
+class Upgrade(Whole):
     """The app comes with a newer bundle than the one that ran: all is learned anew when it opens."""
 
     name = "open with a newer factory bundle"
@@ -214,14 +210,7 @@ class Upgrade(Install):
         return world.second
 
     def before(self, world: World) -> Model:
-        return super().after(super().before(world), world, "")
-
-    def run(self, world: World, arm: Arm) -> None:
-        arm()
-        world.open(world.second).close()
-
-    def after(self, model: Model, world: World, tag: str) -> Model:
-        return model
+        return Install().after(super().before(world), world, "")
 
 
 class Rollback(Operation):
@@ -291,7 +280,7 @@ class Resume(Operation):
         return replace(model, paused=False)
 
 
-class Close(Operation):
+class Close(Whole):
     """What was shown is written, the log is copied back and removed."""
 
     name = "close"

@@ -1,5 +1,5 @@
 /* Stands between a process and its files (LD_PRELOAD). It counts the calls that change what is below one folder, the
- * write boundaries, and at the one it was told of it kills the process or makes the call fail.
+ * write boundaries, and at the one it was told of it kills the process or makes the call fail; reads too, on request.
  *
  * A call that a folder's owner makes through libc is seen: SQLite, CPython and shutil make theirs so. Stores into a
  * mapping are not: SQLite writes its WAL index (-shm) that way, which it builds anew from the WAL after a crash.
@@ -21,7 +21,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum kind { WRITE = 1, SYNC = 2, TRUNCATE = 4, RENAME = 8, REMOVE = 16, MAKE = 32 };
+enum kind { WRITE = 1, SYNC = 2, TRUNCATE = 4, RENAME = 8, REMOVE = 16, MAKE = 32, READ = 64 };
 enum mode { COUNT, KILL_BEFORE, KILL_AFTER, KILL_TORN, FAIL_ONCE, FAIL_ON, FAIL_SHORT };
 enum verdict { GO, FAIL, DIE_AFTER, HALF };
 
@@ -130,6 +130,19 @@ static void done(enum verdict verdict) {
     } while (0)
 
 #define SIZE(size) (verdict == HALF ? (size) / 2 : (size))
+
+ssize_t read(int fd, void *data, size_t size) {
+    REAL(read);
+    CALL(ssize_t, on_file(READ, fd, size), real(fd, data, size));
+}
+ssize_t pread(int fd, void *data, size_t size, off_t at) {
+    REAL(pread);
+    CALL(ssize_t, on_file(READ, fd, size), real(fd, data, size, at));
+}
+ssize_t pread64(int fd, void *data, size_t size, off64_t at) {
+    REAL(pread64);
+    CALL(ssize_t, on_file(READ, fd, size), real(fd, data, size, at));
+}
 
 ssize_t write(int fd, const void *data, size_t size) {
     REAL(write);

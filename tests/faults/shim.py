@@ -17,7 +17,7 @@ WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wno-nonnull-compare")
 
 
 class Kind(IntFlag):
-    """What a write boundary does."""
+    """What a write boundary does; reads are counted where they are asked for."""
 
     WRITE = 1
     SYNC = 2
@@ -26,6 +26,7 @@ class Kind(IntFlag):
     REMOVE = 16
     MAKE = 32
     ALL = 63
+    READ = 64
 
 
 class Mode(IntEnum):
