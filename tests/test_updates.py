@@ -361,6 +361,35 @@ def test_a_process_that_dies_in_an_update_is_as_before(
         assert not list((state / "channel").glob(".tmp-*"))
 
 
+FULL = """
+import edgerec, resource, sys
+bundle, state, channel, root, limit = sys.argv[1:6]
+with edgerec.open(bundle, state, plugins=["edgerec_plugins.sgd"]) as rec:
+    before = [(one.item, one.score) for one in rec.recommend(10)]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), resource.RLIM_INFINITY))
+    try:
+        rec.update(channel, root=root)
+    except edgerec.errors.BundleError as error:
+        print(type(error).__name__, error)
+    assert [(one.item, one.score) for one in rec.recommend(10)] == before
+"""
+
+
+@pytest.mark.parametrize(("limit", "error"), [(100, "ChannelError"), (6000, "ChannelError"), (16000, "BundleError")])
+def test_a_full_disk_stops_an_update_and_nothing_else(
+    opener: Opener, home: Path, keys: Path, root: Path, bundle_path: Path, tmp_path: Path, limit: int, error: str
+) -> None:
+    """No file may grow beyond a limit: that of metadata, of the download, of what is unpacked."""
+    publish(home, keys, 2)
+    places = [str(each) for each in (bundle_path, tmp_path / "state", home, root, limit)]
+    done = subprocess.run([sys.executable, "-c", FULL, *places], check=True, capture_output=True, text=True)
+    assert done.stdout.startswith(f"{error} ")
+    assert "is there space" in done.stdout
+    rec = opener()
+    assert rec.bundle.version == 1
+    assert rec.update(home, root=root).version == rec.bundle.version == 2
+
+
 def test_updates_of_two_threads_end_in_one(opener: Opener, home: Path, keys: Path, root: Path, server: Server) -> None:
     publish(home, keys, 2)
     rec = opener()

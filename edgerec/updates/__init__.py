@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING
 from edgerec import lifecycle
 from edgerec.bundle import Bundle
 from edgerec.device import Device
-from edgerec.errors import BundleError, ChannelError, MissingDistribution
+from edgerec.errors import (
+    BundleError,
+    BundleInvalid,
+    BundleRefused,
+    BundleUnsupported,
+    ChannelError,
+    GoldenMismatch,
+    MissingDistribution,
+)
 from edgerec.files import exclusive, scratch
 from edgerec.lifecycle import Installation
 from edgerec.records import record
@@ -57,8 +65,9 @@ def update(
     without it the root of an earlier update is trusted. `force`: takes the channel's newest even if it is older, was
     rolled back, or does worse.
 
-    Raises ChannelError where the channel cannot be reached or trusted, or MissingDistribution without python-tuf; then
-    what runs goes on, and nothing is trusted that was not signed.
+    Raises ChannelError where the channel cannot be reached or trusted, BundleError or StoreBusy where the bundle cannot
+    be stored, or MissingDistribution without python-tuf; then what runs goes on, and nothing is trusted that was not
+    signed.
     """
     place, pinned = _place(device, channel), _pinned(device, root)
     home = device.data_dir / HOME
@@ -72,9 +81,7 @@ def update(
             return _nothing_new(best, offers, running)
         try:
             installation = lifecycle.install(device, _unpacked(device, client, best, home), force=force)
-        except ChannelError:
-            raise
-        except BundleError as error:
+        except (BundleInvalid, BundleUnsupported, BundleRefused, GoldenMismatch) as error:
             return Update(REFUSED, str(error), best.version)
     return Update(INSTALLED, f"version {best.version} runs", best.version, installation)
 

@@ -75,6 +75,8 @@ class KeyRing:
             self._locked.append(path)
         except ValueError:
             pass  # some other PEM file, a public key for one
+        except OSError as error:
+            raise ChannelError(f"the private key {path.name} cannot be read: {error.strerror}") from None
 
     def _unlocked(self, path: Path) -> Signer:
         try:

@@ -56,8 +56,11 @@ class Quorum:
 def _locked(home: Path) -> Iterator[None]:
     if not home.is_dir():
         raise ChannelError(f"there is no channel at {home}", hint="`edgerec channel init` makes one")
-    with exclusive(home / ".channel.lock"):
-        yield
+    try:
+        with exclusive(home / ".channel.lock"):
+            yield
+    except OSError as error:
+        raise ChannelError(f"the channel cannot be written: {error}") from error
 
 
 @contextmanager
@@ -188,7 +191,7 @@ def withdraw(home: Path, version: int, ring: KeyRing, *, name: str | None = None
 
 
 def refresh(home: Path, ring: KeyRing, *, roles: Sequence[str] = (), now: Clock = utc_now) -> Saved:
-    """Signs the timestamp anew, and every role whose keys are at hand, unlocked, and whose time is half over; and `roles`.
+    """Signs the timestamp anew, and `roles`, and every role that is half expired and has its keys here, unlocked.
 
     Publishes what waited for signatures and has them. Raises ChannelError where the timestamp cannot be signed.
     """
