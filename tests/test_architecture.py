@@ -41,7 +41,20 @@ FLOOR_OF = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 DEVICE_IMPORTS = {"numpy", "onnxruntime", "sqlite_utils", "pluggy", "click"}
 EXTRAS = {"updates": {"tuf"}, "profile_file": {"pyrage"}}
 """Rooms that may import more, on being asked to work: what an extra brings."""
-HEAVY = {"torch", "onnx", "flwr", "matplotlib", "rich", "pandas", "polars", "plotly", "tuf", "securesystemslib", "cryptography", "pyrage"}
+HEAVY = {
+    "torch",
+    "onnx",
+    "flwr",
+    "matplotlib",
+    "rich",
+    "pandas",
+    "polars",
+    "plotly",
+    "tuf",
+    "securesystemslib",
+    "cryptography",
+    "pyrage",
+}
 
 
 def room_of(path: Path) -> str:
