@@ -26,6 +26,7 @@ import edgerec
 from edgerec.cli import main
 from edgerec.errors import BundleError, BundleInvalid, ChannelError
 from edgerec_exporters.channel import publishing
+from edgerec_exporters.channel.draft import Draft
 from edgerec_exporters.channel.keys import public_key
 from edgerec_exporters.channel.publishing import Quorum
 
@@ -286,13 +287,48 @@ def test_a_change_waits_for_offline_keys_and_the_build_server_publishes_it(
     assert versions(home)["targets"] == 2
 
 
-def test_pending_metadata_from_another_time_are_refused(home: Path, keys: Path) -> None:
+def test_a_stopped_rotation_goes_on_where_it_was(
+    home: Path, keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped before every rename of a publication that was waited for: no signature is lost."""
+    rename, going = os.replace, [0]
+
+    def stopping(source: Any, target: Any) -> None:
+        if Path(target).parent.name == "metadata":
+            going[0] -= 1
+            if going[0] < 0:
+                raise KeyboardInterrupt
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", stopping)
+    for renames, written in enumerate(("targets", "snapshot", "timestamp", "root")):
+        before = versions(home)
+        assert publishing.rotate(home, "targets", ring(keys / "online"), keys=keys).waiting
+        going[0] = renames
+        vault = list((keys / "offline").glob("*.pem"))
+        with pytest.raises(KeyboardInterrupt):
+            publishing.sign(home, ring(keys / "online", files=[p for p in vault if wanted(home, p)]))
+        assert versions(home)["root"] == before["root"], written
+        going[0] = 99
+        publishing.refresh(home, ring(keys / "online"))  # the vault is closed again
+        assert versions(home)["root"] == before["root"] + 1
+        assert publishing.status(home)["waiting"] == {}
+
+
+def wanted(home: Path, key: Path) -> bool:
+    """Whether something waits for this key's signature."""
+    return bool(set(ring(files=[key]).given) & Draft(home, ring()).wanted)
+
+
+def test_what_was_left_behind_in_pending_is_not_published(home: Path, keys: Path) -> None:
     publishing.rotate(home, "snapshot", ring(keys / "online"), keys=keys)
     stale = (home / "pending" / "root.json").read_bytes()
     publishing.sign(home, ring(keys, files=[next((keys / "offline").glob("root-*"))]))
     (home / "pending" / "root.json").write_bytes(stale)
-    with pytest.raises(ChannelError, match="no next version"):
-        publishing.refresh(home, ring(keys))
+    assert publishing.status(home)["waiting"] == {}
+    publishing.refresh(home, ring(keys))
+    publishing.rotate(home, "snapshot", ring(keys), keys=keys)
+    assert versions(home)["root"] == 3
 
 
 def test_a_rotation_is_seen_whole_at_every_moment(

@@ -104,14 +104,13 @@ class Draft:
         self.edited = dict(self.pending)
         if not self.edited:
             return Saved()
-        grew = self._sign()
+        if self._sign():
+            self._keep_pending(self.edited)  # at once, so that a signature is never lost
         self.waiting = self._lacking()
         saved = Saved({}, self.waiting)
         if not self.waiting:
             saved = self.save()
             self.waiting = saved.waiting
-        elif grew:
-            self._keep_pending(self.edited)
         if saved.versions:
             self.pending, self.published = {}, _published(self.home / "metadata")
         self.edited = {}
@@ -187,12 +186,14 @@ class Draft:
     # files
 
     def _read_pending(self) -> dict[str, Metadata[Any]]:
+        """What waits; a file that was published already, or is older, is what somebody left behind."""
         found = {name: self.home / "pending" / f"{name}.json" for name in EDITED_BY_HAND}
         pending = {name: _read(path) for name, path in found.items() if path.exists()}
-        for name, metadata in pending.items():
-            if metadata.signed.version != self.published[name].signed.version + 1:
-                raise ChannelError(f"pending/{name}.json is no next version", hint="delete the folder pending")
-        return pending
+        return {
+            name: metadata
+            for name, metadata in pending.items()
+            if metadata.signed.version == self.published[name].signed.version + 1
+        }
 
     def _keep_pending(self, roles: dict[str, Metadata[Any]]) -> None:
         with scratch(self.home) as folder:
@@ -209,7 +210,7 @@ class Draft:
             for name in order:
                 _write(folder / _file_name(name, self.edited[name]), self.edited[name])
             for name in order:
-                if name == TIMESTAMP:
+                if name in (TIMESTAMP, ROOT):
                     sync(target)  # what it makes current is there after a power loss too
                 os.replace(folder / _file_name(name, self.edited[name]), target / _file_name(name, self.edited[name]))
         sync(target)
