@@ -17,7 +17,10 @@ _CLOSES = {"\u202c": "\u202a\u202b", "\u2069": "\u2066\u2067\u2068"}
 
 def shown(value: object) -> str:
     """A value as complaints quote it: on one line, escaped, and not longer than a line."""
-    text = repr(value[: _SHOWN + 1] if isinstance(value, str) else value)
+    try:
+        text = repr(value[: _SHOWN + 1] if isinstance(value, str) else value)
+    except (RecursionError, ValueError):  # too deep, or a number of too many digits
+        text = f"a {type(value).__name__}"
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
 
 

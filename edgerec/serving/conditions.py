@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import operator
+import sys
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
@@ -11,10 +11,15 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 
 from edgerec.bundle.catalogue import Column, Flags, Numbers, Tags
+from edgerec.bundle.texts import shown
 from edgerec.errors import RequestError, UnknownAttribute
 from edgerec.types import Bools
 
 Made = TypeVar("Made")
+
+_MOST = sys.float_info.max
+_TOLD = 20
+"""Attributes that a complaint about an unknown one tells of."""
 
 SIGNS: dict[str, Callable[[Any, Any], Any]] = {
     "<": operator.lt,
@@ -77,8 +82,8 @@ def column_of(catalogue: Attributes, name: str) -> Column:
     """The attribute over all items. Raises UnknownAttribute."""
     column = catalogue.attribute(name)
     if column is None:
-        known = ", ".join(catalogue.attribute_names) or "no attributes"
-        raise UnknownAttribute(f"no item has an attribute {name!r}", hint=f"the catalogue has: {known}")
+        known = ", ".join(catalogue.attribute_names[:_TOLD]) or "no attributes"
+        raise UnknownAttribute(f"no item has an attribute {shown(name)}", hint=f"the catalogue has: {known}")
     return column
 
 
@@ -124,10 +129,10 @@ def ordered(column: Column, name: str, sign: str, bound: object) -> Bools:
 
 def _check_kind(column: Column, name: str, value: object) -> None:
     if isinstance(column, Numbers):
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise RequestError(f"{name!r} needs a number, not {value!r}")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not _MOST >= value >= -_MOST:
+            raise RequestError(f"{name!r} needs a number, not {shown(value)}")
     elif isinstance(column, Flags):
         if not isinstance(value, bool):
-            raise RequestError(f"{name!r} is a yes-or-no attribute, not {value!r}", hint="give true or false")
+            raise RequestError(f"{name!r} is a yes-or-no attribute, not {shown(value)}", hint="give true or false")
     elif not isinstance(value, str):
-        raise RequestError(f"{name!r} is a text attribute, {value!r} is not text")
+        raise RequestError(f"{name!r} is a text attribute, {shown(value)} is not text")

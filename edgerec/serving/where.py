@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgerec.bundle.catalogue import Numbers
+from edgerec.bundle.texts import shown
 from edgerec.errors import RequestError
 from edgerec.serving.conditions import Attributes, Filter, column_of, equal, ordered
 from edgerec.types import Bools
@@ -26,13 +27,13 @@ def filters_of(where: Where) -> list[Filter]:
 
         return [compile_filter(where)]
     if not isinstance(where, Mapping):
-        raise RequestError(f"where = {where!r}", hint='give {"price_max": 5} or "price <= 5"')
+        raise RequestError(f"where = {shown(where)}", hint='give {"price_max": 5} or "price <= 5"')
     return [_entry(key, value) for key, value in where.items()]
 
 
 def _entry(key: str, value: Any) -> Filter:
     if not isinstance(key, str):
-        raise RequestError(f"where names an attribute {key!r}", hint="names are text")
+        raise RequestError(f"where names an attribute {shown(key)}", hint="names are text")
     return Filter(key, lambda catalogue: condition(catalogue, key, value))
 
 

@@ -20,6 +20,7 @@ from edgerec.types import State
 
 _MAGIC = b"ers1"
 _PREFIX = struct.Struct("<4sII")
+_MOST = 1 << 31
 _DTYPES = frozenset(("<f4", "<f8", "<i4", "<i8", "|u1", "|b1"))
 
 
@@ -31,6 +32,11 @@ def _header(signature: tuple[tuple[str, str, tuple[int, ...]], ...]) -> bytes:
 @lru_cache(maxsize=256)
 def _layout(header: bytes) -> tuple[tuple[str, str, tuple[int, ...], int], ...]:
     fields = json.loads(header)
+    if not isinstance(fields, dict):
+        raise ValueError("a header that names no arrays")
+    for dtype, shape in fields.values():
+        if dtype not in _DTYPES or not all(type(size) is int and 0 <= size < _MOST for size in shape):
+            raise ValueError("an array of an impossible type or shape")
     return tuple((name, dtype, tuple(shape), prod(shape)) for name, (dtype, shape) in fields.items())
 
 
@@ -58,6 +64,6 @@ def decode_state(blob: bytes) -> State:
             offset += array.nbytes
         if offset != len(blob):
             raise ValueError("length differs")
-    except (struct.error, ValueError, TypeError) as error:
+    except (struct.error, ValueError, TypeError, RecursionError) as error:
         raise StoreDamaged(f"a learned state is damaged: {error}", hint="it can be relearned from the events") from None
     return state

@@ -8,6 +8,7 @@ import json
 import shutil
 import zipfile
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,12 @@ from edgerec.bundle.manifest import FileEntry, Manifest, dump, parse
 from edgerec.bundle.onnx_check import check_onnx
 from edgerec.bundle.onnx_schema import OPERATORS
 from edgerec.bundle.reader import read_manifest
+from edgerec.bundle.sessions import Encoder
 from edgerec.bundle.signatures import encoder_signature
 from edgerec_tools.fuzz.target import Run, promise
 
 LENGTH, DIM = 3, 4
+MAX_RUN = 1 << 22
 INPUTS, OUTPUTS = encoder_signature(("history", "age_days", "kind", "mask"), LENGTH, DIM)
 _MANIFEST = {
     "format": 1,
@@ -113,6 +116,25 @@ def make_onnx(_: Path) -> Run:
         allowed = all(node.op_type in OPERATORS.get(node.domain, ()) for node in graph.node)
         promise(allowed, "onnx sees no operator that is not allowed")
         promise(not any(tensor.external_data for tensor in graph.initializer), "onnx sees no data outside the file")
+
+    return run
+
+
+def make_model(home: Path) -> Run:
+    """Models that the check takes are run: onnxruntime may refuse them, but must come back."""
+    path = home / "encoder.onnx"
+    rows, ages = np.arange(LENGTH, dtype=np.int32), np.arange(LENGTH, dtype=np.float64)
+    vectors = np.linspace(-1, 1, LENGTH * DIM, dtype=np.float32).reshape(LENGTH, DIM)
+    import_module("onnxruntime")  # before memory is limited
+
+    def run(data: bytes) -> None:
+        if check_onnx(data, inputs=INPUTS, outputs=OUTPUTS) > MAX_RUN:
+            return
+        path.write_bytes(data)
+        encoder = Encoder(path, tuple(INPUTS), LENGTH, DIM)
+        for count in (1, LENGTH):
+            query = encoder.encode(vectors, rows[:count], ages[:count], rows[:count] % 2)
+            promise(query.shape == (DIM,) and bool(np.isfinite(query).all()), "a finite query of the right shape")
 
     return run
 

@@ -44,11 +44,12 @@ TARGETS = {
         Target("catalogue", "lines of catalogue.jsonl", bundle_targets.make_catalogue, BUNDLE, _JSON, mutate_lines),
         Target("array", "an .npy file", bundle_targets.make_array, BUNDLE, _NPY),
         Target("onnx", "an encoder.onnx", bundle_targets.make_onnx, BUNDLE, _OPERATORS, mutate_protobuf),
+        Target("model", "an encoder.onnx, run", bundle_targets.make_model, BUNDLE, _OPERATORS, mutate_protobuf),
         Target("golden", "golden.json", bundle_targets.make_golden, BUNDLE, _JSON + _GOLDEN, mutate_json),
         Target("zip", "an .edgerec file", bundle_targets.make_zip, BUNDLE, _ZIP),
         Target("blob", "a learned state", device_targets.make_blob, (StoreDamaged,), _BLOB, mutate_lines),
         Target("where", "conditions of a request", device_targets.make_where, ASKED, _WHERE, mutate_json),
-        Target("config", "a configuration in TOML", device_targets.make_config, (ConfigError,), _TOML),
+        Target("config", "a configuration in TOML", device_targets.make_config, (ConfigError,), _TOML, bounded=False),
         Target(
             "event", "the fields of an event", device_targets.make_event, (EventError,), _JSON + _EVENT, mutate_json
         ),
