@@ -21,6 +21,7 @@ from edgerec.learning.learner import Situation
 from edgerec.learning.state import Learned, from_state, to_state
 from edgerec.plugins import Plugins
 from edgerec.store import (
+    BundleRow,
     BundleTable,
     Database,
     EventRow,
@@ -110,6 +111,11 @@ class Device:
         """A bundle, verified and cached under the data directory."""
         return load_bundle(path, self.data_dir)
 
+    def load_installed(self, row: BundleRow) -> Bundle:
+        """An installed bundle: in this data directory, which may have been moved or copied, or else where it was."""
+        here = self.data_dir / "bundles" / row.digest
+        return self.load(here if here.exists() else Path(row.path))
+
     def engine(self, bundle: Bundle) -> Engine:
         """An engine that runs the bundle, and the store's overlay of new items on it."""
         with self.database.read() as connection:
@@ -196,7 +202,7 @@ class Device:
     def _followed(self, connection: sqlite3.Connection, engine: Engine, follow: bool) -> Engine:
         current = next((row for row in BundleTable.all(connection) if row.status == "current"), None)
         if follow and current and current.digest != engine.bundle.digest:
-            return self._engine(connection, self.load(Path(current.path)))
+            return self._engine(connection, self.load_installed(current))
         if MetaTable.get(connection, OVERLAY) != engine.bundle.stamp:
             return self._engine(connection, engine.bundle.base)
         return engine
@@ -273,24 +279,34 @@ class Device:
             try:
                 with self.database.impatient():
                     self.flush()
-            except (StoreError, Stale):
+            except StoreError:
                 pass  # the buffer is kept; the next record or close writes it
             finally:
                 self.database.lock.release()
 
     def flush(self) -> None:
         """Writes the buffered exposures."""
-        with self.exclusive() as snapshot, self.write(snapshot):
+        with self.latest():
             pass
+
+    @contextmanager
+    def latest(self) -> Iterator[tuple[sqlite3.Connection, Snapshot]]:
+        """A write transaction that nothing can have made stale, and the snapshot in it; exposures are written too."""
+        with (
+            self.exclusive() as known,
+            self.claimed(known.engine) as snapshot,
+            self.write(snapshot) as connection,
+        ):
+            yield connection, snapshot
 
     def _close_book(self) -> None:
         """Writes the buffered exposures, and what failed of the plugins, for whoever asks later."""
         report = self.plugins.isolation.report()
         try:
-            with self.exclusive() as snapshot, self.write(snapshot) as connection:
+            with self.latest() as (connection, _):
                 if report:
                     MetaTable.set(connection, FAILURES, json.dumps(report))
-        except (StoreError, Stale) as error:  # no event is among it
+        except StoreError as error:  # no event is among it
             log.warning("the last exposures were not written: %s", error)
 
     def shown_in(self, recommendation_id: str) -> str | None:

@@ -172,7 +172,8 @@ def _installed(data_dir: Path) -> list[Path]:
     database = Database(data_dir / "edgerec.db")
     try:
         with database.read() as connection:
-            return [Path(row.path) for row in BundleTable.all(connection) if row.status != "rolled_back"]
+            rows = [row for row in BundleTable.all(connection) if row.status != "rolled_back"]
+        return [here if (here := data_dir / "bundles" / row.digest).exists() else Path(row.path) for row in rows]
     except StoreError:  # which has a finding of its own
         return []
     finally:

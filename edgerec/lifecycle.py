@@ -90,7 +90,7 @@ def _chosen(device: Device, factory: Bundle, installed: Sequence[BundleRow], ref
         if row.version <= floor or row.digest == factory.digest:
             continue
         try:
-            return device.load(Path(row.path)), f"installed; the factory bundle is version {factory.manifest.version}"
+            return device.load_installed(row), f"installed; the factory bundle is version {factory.manifest.version}"
         except BundleError as error:
             log.warning("installed bundle %s is not usable: %s", row.version, error)
     if factory.digest in refused:
@@ -106,7 +106,7 @@ def install(device: Device, path: Path, *, force: bool = False) -> Installation:
     """Verifies a bundle, tries it, and switches to it; or refuses, and everything stays as it was.
 
     Raises BundleNotFound, BundleInvalid, BundleUnsupported, GoldenMismatch or BundleRefused. `force` takes a
-    bundle that is older, was rolled back, or does worse in the shadow evaluation.
+    bundle that is older, of another name, was rolled back, or does worse in the shadow evaluation.
     """
     bundle = device.load(path)
     engine = device.engine(bundle)
@@ -124,7 +124,9 @@ def install(device: Device, path: Path, *, force: bool = False) -> Installation:
         raise BundleRefused(f"vetoed by {veto}", hint="force=True takes it all the same")
     with device.database.read() as connection:
         rows = BundleTable.all(connection)
-    replayed = _switch(device, engine, rows, "installed")
+    # what is left for an older one must not be the highest version again at the next start
+    older = bundle.manifest.version < old.bundle.manifest.version
+    replayed = _switch(device, engine, rows, "installed", leaving=ROLLED_BACK if older else PREVIOUS)
     return Installation(_info(bundle, "installed"), trial, sum(1 for row in replayed.decided if row.learned))
 
 
@@ -158,6 +160,11 @@ def _check_version(device: Device, bundle: Bundle, running: Bundle) -> None:
         known = {row.digest: row.status for row in BundleTable.all(connection)}
     if bundle.digest == running.digest:
         raise BundleRefused("this bundle is running already")
+    if bundle.manifest.name != running.manifest.name:
+        raise BundleRefused(
+            f"its name is {bundle.manifest.name!r}, that of the running bundle {running.manifest.name!r}",
+            hint="versions of another name say nothing; force=True takes it all the same",
+        )
     if known.get(bundle.digest) == ROLLED_BACK:
         raise BundleRefused("this bundle was rolled back on this device", hint="force=True takes it all the same")
     if bundle.manifest.version <= running.manifest.version:
@@ -189,7 +196,7 @@ def rollback(device: Device) -> BundleInfo:
     previous = next((row for row in rows if row.status == PREVIOUS), None)
     if previous is None:
         raise BundleRefused("there is no earlier bundle to go back to")
-    engine = device.engine(device.load(Path(previous.path)))
+    engine = device.engine(device.load_installed(previous))
     _switch(device, engine, rows, "rolled back to", leaving=ROLLED_BACK)
     return _info(engine.bundle, "rolled back to")
 

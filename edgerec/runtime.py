@@ -247,10 +247,10 @@ class Recommender:
         self._set_paused(False)
 
     def _set_paused(self, paused: bool) -> None:
-        with self._device.exclusive() as snapshot:
-            with self._device.write(snapshot) as connection:
+        with self._device.exclusive():
+            with self._device.latest() as (connection, before):
                 MetaTable.set(connection, "paused", "1" if paused else "0")
-            self._device.adopt(Snapshot(snapshot.engine, snapshot.history, snapshot.learned, paused, snapshot.recent))
+            self._device.adopt(Snapshot(before.engine, before.history, before.learned, paused, before.recent))
 
     def stats(self) -> dict[str, Any]:
         """Counts, versions, sizes, plugins, and per scenario how every ranking did, test-then-train."""

@@ -84,7 +84,6 @@ def test_the_app_may_force_an_older_one(opener: Opener, version: Versions) -> No
         rec.install(version(1))
 
 
-@pytest.mark.xfail(reason="the version before, higher, is taken again at the next start")
 def test_what_the_app_forced_outlives_the_process(opener: Opener, version: Versions) -> None:
     rec = opener()
     rec.install(version(3))
@@ -93,7 +92,6 @@ def test_what_the_app_forced_outlives_the_process(opener: Opener, version: Versi
     assert opener().bundle.version == 2
 
 
-@pytest.mark.xfail(reason="installed bundles are remembered by absolute path")
 @pytest.mark.parametrize("gone", [False, True], ids=["copied", "moved"])
 def test_a_data_directory_elsewhere_keeps_its_version(
     opener: Opener, version: Versions, tmp_path: Path, gone: bool
@@ -111,7 +109,6 @@ def test_a_data_directory_elsewhere_keeps_its_version(
         moved.install(version(2))
 
 
-@pytest.mark.xfail(reason="install does not look at the name")
 def test_a_bundle_of_another_name_is_no_newer_version(opener: Opener, version: Versions) -> None:
     rec = opener()
     with pytest.raises(BundleRefused, match="name"):
