@@ -11,6 +11,9 @@ from edgerec.errors import ConfigError
 from edgerec.records import field, record
 
 MOST_NEGATIVES = 1024
+MIN_WINDOW = 30
+"""Positive events; with fewer comparisons no bundle is rolled back."""
+MOST_DAYS = 36_525
 
 
 @record
@@ -32,7 +35,8 @@ class Config:
     app pins; `channel_http`: whether a URL may be plain http beyond this machine.
     `filter_events`: whether event filters work at all. `synchronous`: SQLite's pragma; FULL survives power loss.
     `wait_s`: the longest a write waits for another writer. `retention_days`, `retention_events`: older events are
-    taken out at open, and the oldest where there are more; None keeps all.
+    taken out at open, and the oldest where there are more; None keeps all. `automatic_rollback`: whether a bundle that
+    does worse than the one before is rolled back within its first `window_events` positive events or `window_days`.
     """
 
     updater: str | None = None
@@ -58,6 +62,9 @@ class Config:
     synchronous: str = "NORMAL"
     retention_days: int | None = None
     retention_events: int | None = None
+    automatic_rollback: bool = True
+    window_events: int = 200
+    window_days: float = 60.0
 
     @property
     def retains(self) -> bool:
@@ -84,6 +91,9 @@ _KEYS: dict[str, tuple[str, tuple[type, ...]]] = {
     "store.synchronous": ("synchronous", (str,)),
     "retention.days": ("retention_days", (int,)),
     "retention.events": ("retention_events", (int,)),
+    "install.automatic_rollback": ("automatic_rollback", (bool,)),
+    "install.window_events": ("window_events", (int,)),
+    "install.window_days": ("window_days", (int, float)),
 }
 _OPEN_SECTIONS = ("sources", "updaters", "filters", "rerankers", "scenarios", "plugins")
 _OPEN = ", ".join(f"[{section}.NAME]" for section in _OPEN_SECTIONS)
@@ -135,15 +145,20 @@ def _checked(config: Config) -> Config:
         raise ConfigError(f"store.synchronous = {config.synchronous!r}", hint="NORMAL or FULL")
     if not 0 <= config.wait_s < math.inf:
         raise ConfigError(f"store.wait_s = {config.wait_s!r} must be a number of seconds >= 0")
-    for name, limit in (("days", config.retention_days), ("events", config.retention_events)):
-        if limit is not None and limit < 1:
-            raise ConfigError(f"retention.{name} = {limit!r} must be 1 or more")
+    for name, value, least in (
+        ("retention.days", config.retention_days, 1),
+        ("retention.events", config.retention_events, 1),
+        ("install.window_events", config.window_events, MIN_WINDOW),
+        ("plugins.max_failures", config.plugin_failures, 1),
+    ):
+        if value is not None and value < least:
+            raise ConfigError(f"{name} = {value!r} must be {least} or more")
+    if not 0 < config.window_days < MOST_DAYS:
+        raise ConfigError(f"install.window_days = {config.window_days!r}", hint=f"more than 0, less than {MOST_DAYS}")
     if config.exposed_negatives is not None and not 0 <= config.exposed_negatives <= MOST_NEGATIVES:
         raise ConfigError(f"learning.exposed_negatives = {config.exposed_negatives!r}", hint=f"0 to {MOST_NEGATIVES}")
     if not 0 < config.plugin_budget_ms < math.inf:
         raise ConfigError(f"plugins.budget_ms = {config.plugin_budget_ms!r} must be a number of milliseconds > 0")
-    if config.plugin_failures < 1:
-        raise ConfigError(f"plugins.max_failures = {config.plugin_failures!r} must be 1 or more")
     if config.weights is not None:
         numbers = [w for w in config.weights.values() if isinstance(w, (int, float)) and 0 <= w < math.inf]
         if len(numbers) != len(config.weights) or not sum(numbers) > 0:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgerec import log
-from edgerec.bundle import Bundle, load_bundle
+from edgerec.bundle import Bundle
 from edgerec.config import Config
 from edgerec.engine import Engine
 from edgerec.errors import BundleError, StoreBusy, StoreDamaged, StoreError
@@ -31,6 +31,7 @@ from edgerec.store import (
     OverlayTable,
     StateTable,
 )
+from edgerec.tidying import load_held
 from edgerec.types import State
 
 CORE = "edgerec"
@@ -109,7 +110,7 @@ class Device:
 
     def load(self, path: Path) -> Bundle:
         """A bundle, verified and cached under the data directory."""
-        return load_bundle(path, self.data_dir)
+        return load_held(path, self.data_dir)
 
     def load_installed(self, row: BundleRow) -> Bundle:
         """An installed bundle: in this data directory, which may have been moved or copied, or else where it was."""

@@ -23,6 +23,7 @@ from edgerec.relearning import relearn
 from edgerec.store import EventRow, ExposureTable, MetaTable, StateTable, TombstoneTable
 from edgerec.store.database import QUARANTINE
 from edgerec.store.tables import KEY_BYTES, tombstone
+from edgerec.trials import clear_trial
 
 _KEY = "tombstone_key"
 _DAY = 86_400_000_000
@@ -95,6 +96,7 @@ def _take_out(
         if bury:
             key = tombstone_key(connection)
             TombstoneTable.add(connection, [(key, tombstone(key, one)) for one in removed])
+            clear_trial(connection)
         counts[0] = exposures(connection)
         StateTable.clear(connection)  # what the engine learned anew is stored after this
         MetaTable.remove(connection, FAILURES)

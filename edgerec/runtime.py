@@ -24,6 +24,7 @@ from edgerec.errors import RequestError
 from edgerec.lifecycle import BundleInfo, Installation
 from edgerec.pages import row_of
 from edgerec.plugins import Plugins
+from edgerec.probation import Watch
 from edgerec.serving import pipeline
 from edgerec.serving.rules import Eligibility
 from edgerec.store import MetaTable
@@ -78,8 +79,11 @@ class Recommender:
         self._random = None if seed is None else _random_bits(seed)
         self._device = Device(self._temporary or Path(data_dir or ""), _plugins(plugins, settings), settings, clock)
         try:
-            factory = bundle if isinstance(bundle, Bundle) else self._device.load(Path(bundle))
-            self.bundle: BundleInfo = recovery.started(self._device, lambda: lifecycle.start(self._device, factory))
+            # kept open, so that its files stay while newer ones run
+            self._factory = bundle if isinstance(bundle, Bundle) else self._device.load(Path(bundle))
+            chosen = recovery.started(self._device, lambda: lifecycle.start(self._device, self._factory))
+            self._watch = Watch(self._device)
+            self.bundle: BundleInfo = self._watch.after(0, chosen)
         except BaseException:
             self.close()
             raise
@@ -153,7 +157,9 @@ class Recommender:
         """
         from edgerec.recording import record  # what the first page does not need waits until it is asked for
 
-        return record(self._device, events)
+        receipts = record(self._device, events)
+        self.bundle = self._watch.after(len(receipts), self.bundle)
+        return receipts
 
     def explain(self, item: str, *, recommendation_id: str | None = None, scenario: str = "default") -> Explanation:
         """Why the item stands where it stands: parts that add up to its score, and the events that moved it most.

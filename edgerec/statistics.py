@@ -10,6 +10,7 @@ from edgerec.learning.progressive import METRICS
 from edgerec.learning.state import RANKINGS
 from edgerec.lifecycle import BundleInfo
 from edgerec.store import EventTable, ExposureTable
+from edgerec.trials import as_values, probation
 
 
 def statistics(device: Device, running: BundleInfo) -> dict[str, Any]:
@@ -17,9 +18,16 @@ def statistics(device: Device, running: BundleInfo) -> dict[str, Any]:
     snapshot = device.snapshot()
     with device.database.read() as connection:
         events, exposures = EventTable.count(connection), ExposureTable.count(connection)
+        trial = probation(connection)
     updater = snapshot.engine.learner.updaters.owner
     return {
-        "bundle": {"name": running.name, "version": running.version, "digest": running.digest, "why": running.reason},
+        "bundle": {
+            "name": running.name,
+            "version": running.version,
+            "digest": running.digest,
+            "why": running.reason,
+            "probation": trial and as_values(trial),
+        },
         "events": events,
         "exposures": exposures,
         "learning": {

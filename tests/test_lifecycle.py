@@ -15,6 +15,9 @@ from conftest import DAY, START, Opener, same_state
 import edgerec
 from edgerec import errors
 from edgerec.golden import story
+from edgerec.hookspecs import hookimpl
+from edgerec.types import BundleReview
+from edgerec_plugins import sgd
 
 
 @pytest.fixture
@@ -69,6 +72,26 @@ def test_rollback_goes_back_and_remembers(opener: Opener, second: Path) -> None:
     assert again.bundle.version == 1
     again.install(second, force=True)
     assert again.bundle.version == 2
+
+
+def test_an_install_that_another_process_overtook_is_refused(opener: Opener, second: Path, tmp_path: Path) -> None:
+    third = tiny_bundle(tmp_path / "third.edgerec", version=3)
+
+    class Slow:
+        """Reviews a bundle for so long that a newer one is installed meanwhile."""
+
+        @hookimpl
+        def edgerec_review_bundle(self, review: BundleReview) -> None:
+            if review.candidate.version == 2:
+                other.install(third)
+
+    other, rec = opener(), opener(plugins=[sgd, Slow()], config={"plugins": {"budget_ms": 20_000}})
+    rec.record("i3", "purchase")
+    with pytest.raises(errors.BundleRefused, match="meanwhile"):
+        rec.install(second)
+    rec.record("i4", "purchase")
+    assert (rec.bundle.version, other.bundle.version) == (3, 3)
+    assert learned_like_a_replay(rec)
 
 
 def test_a_newer_factory_bundle_takes_over(opener: Opener, second: Path) -> None:

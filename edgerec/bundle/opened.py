@@ -47,7 +47,7 @@ class Bundle:
     """A verified bundle. Read-only; may be shared by threads and by any number of recommenders.
 
     `digest`: hex sha256 of manifest.json, the bundle's identity · `path`: the folder it lives in ·
-    `negatives` int32 (m,): catalogue rows to draw negatives from.
+    `negatives` int32 (m,): catalogue rows to draw negatives from · `hold`: what keeps the folder there, if need be.
     """
 
     __slots__ = (
@@ -59,6 +59,7 @@ class Bundle:
         "_still",
         "catalogue",
         "digest",
+        "hold",
         "manifest",
         "model",
         "negatives",
@@ -77,6 +78,7 @@ class Bundle:
         self._still = still
         self.manifest = manifest
         self.digest = digest
+        self.hold: object = None
         n = manifest.n_items
         self.model = Model(
             map_array(path, VECTORS, "<f4", (n, manifest.dim)),

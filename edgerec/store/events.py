@@ -155,6 +155,12 @@ class EventTable:
         return int(connection.execute("SELECT count(*) FROM events").fetchone()[0])
 
     @staticmethod
+    def learned_since(connection: sqlite3.Connection, received: int) -> dict[str, int]:
+        """How many events of each kind arrived after a time, in microseconds, and were learned from."""
+        query = "SELECT kind, count(*) FROM events WHERE received > ? AND learned > 0 GROUP BY kind"
+        return dict(connection.execute(query, (received,)))
+
+    @staticmethod
     def decide(connection: sqlite3.Connection, rows: Iterable[EventRow]) -> None:
         """Stores `learned` and `verdict` of events that were learned from anew."""
         connection.executemany(
