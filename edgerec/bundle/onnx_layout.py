@@ -144,6 +144,8 @@ def _split(node: Node) -> list[Tensor]:
     first = node.input(0)
     axis = node.axis(node.whole("axis", 0), len(first.shape))
     length = first.shape[axis]
+    if node.whole("num_outputs", node.n_outputs) != node.n_outputs:
+        raise node.refuse(f"with {node.n_outputs} outputs where 'num_outputs' says another number")
     sizes = node.numbers("split")
     second = node.get(1)
     if sizes is None and second is not None:

@@ -124,21 +124,27 @@ def _attention(node: Node) -> list[Tensor]:
     q, k, v = (node.input(place) for place in range(3))
     if any(node.get(place) is not None for place in (4, 5)):
         raise node.refuse("with a past of its own")
-    heads = node.whole("q_num_heads", 0)
-    if len(q.shape) == 3 and heads > 0 and node.whole("kv_num_heads", 0) > 0 and len(k.shape) == len(v.shape) == 3:
-        groups = node.whole("kv_num_heads")
-        out: Shape = (*q.shape[:2], heads * (v.shape[2] // groups))
-        scores = (q.shape[0], heads, q.shape[1], k.shape[1])
-        depth = q.shape[2] // heads + v.shape[2] // groups
+    if len(q.shape) == len(k.shape) == len(v.shape) == 3:
+        heads, groups = node.whole("q_num_heads"), node.whole("kv_num_heads")
+        if heads < 1 or groups < 1:
+            raise node.refuse("of no heads")
+        asked, *told = (_by_head(each, n) for each, n in ((q, heads), (k, groups), (v, groups)))
+        out: Shape = (*q.shape[:2], heads * told[1][3])
     elif len(q.shape) == len(k.shape) == len(v.shape) == 4:
+        asked, told = q.shape, [k.shape, v.shape]
         out = (*q.shape[:3], v.shape[3])
-        scores = (*q.shape[:3], k.shape[2])
-        depth = q.shape[3] + v.shape[3]
     else:
         raise node.refuse(f"of shapes {q.shape}, {k.shape} and {v.shape}")
-    node.spend(math.prod(scores) * depth, made=2 * math.prod(scores))
-    kept = [Tensor(each.element, each.shape, False) for each in (k, v)]
-    return [Tensor(q.element, out, exact(q, k, v)), *kept, Tensor(q.element, scores, False)]
+    scores, sure = (*asked[:3], told[0][2]), exact(q, k, v)
+    node.spend(math.prod(scores) * (asked[3] + told[1][3]), made=2 * math.prod(scores))
+    kept = [Tensor(each.element, shape, sure) for each, shape in zip((k, v), told, strict=True)]
+    return [Tensor(q.element, out, sure), *kept, Tensor(q.element, scores, sure)]
+
+
+def _by_head(tensor: Tensor, heads: int) -> Shape:
+    """(batch, length, heads · d) as (batch, heads, length, d)."""
+    batch, length, width = tensor.shape
+    return (batch, heads, length, width // heads)
 
 
 def _einsum(node: Node) -> list[Tensor]:

@@ -23,7 +23,7 @@ _SAME = """
     ScatterElements ScatterND Selu Sigmoid Sign Sin Softmax Softplus Softsign Sqrt Swish Tanh Trilu
     BiasGelu FastGelu QuickGelu
 """
-_SEVERAL = "LayerNormalization BatchNormalization SimplifiedLayerNormalization SkipLayerNormalization"
+_NORMALISED = "LayerNormalization SimplifiedLayerNormalization SkipLayerNormalization"
 _TRUTHS = "Equal Greater GreaterOrEqual Less LessOrEqual"
 _JOINED = "Add And Max Mean Min Mul Or PRelu Pow Sub Sum Xor"
 _REDUCED = """
@@ -35,10 +35,16 @@ def _same(node: Node) -> list[Tensor]:
     return [Tensor(node.input(0).element, node.input(0).shape, node.input(0).exact)]
 
 
-def _several(node: Node) -> list[Tensor]:
-    """One result like the input; statistics beside it, which are no larger."""
+def _normalised(node: Node) -> list[Tensor]:
+    """The result, two statistics of what was summed over, and the sum of the inputs."""
     first = node.input(0)
-    return [*_same(node), *(Tensor(first.element, first.shape, False) for _ in range(4))]
+    axis = node.axis(node.whole("axis", -1), len(first.shape))
+    statistic = Tensor(first.element, first.shape[:axis] + (1,) * (len(first.shape) - axis), first.exact)
+    return [*_same(node), statistic, statistic, *_same(node)]
+
+
+def _batch_normalised(node: Node) -> list[Tensor]:
+    return [*_same(node), *(Tensor(node.input(0).element, node.input(1).shape) for _ in range(2))]
 
 
 def _truth_of_one(node: Node) -> list[Tensor]:
@@ -230,13 +236,14 @@ def _joins(names: str, rule: Rule) -> dict[str, Rule]:
 SHAPES: dict[str, Rule] = {
     **PRODUCTS,
     **_joins(_SAME, _same),
-    **_joins(_SEVERAL, _several),
+    **_joins(_NORMALISED, _normalised),
     **_joins("IsNaN Not", _truth_of_one),
     **_joins(_TRUTHS, _truths),
     **_joins(_JOINED, _joined),
     **_joins("Div Mod", _divided),
     **_joins(_REDUCED, _reduced),
     **_joins("ArgMax ArgMin", _place_of_best),
+    "BatchNormalization": _batch_normalised,
     "Cast": _cast,
     "CastLike": _cast_like,
     "Constant": _constant,

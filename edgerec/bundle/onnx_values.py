@@ -64,7 +64,7 @@ def _computed(node: Node, values: list[Any]) -> Any:
             return _ONE[operator](values[0])
         if operator == "Cast":
             return values[0]
-        if operator == "Where":
+        if operator == "Where" and len(values) == 3:
             return np.where(*values)
         if operator in _REDUCED and values[0].ndim == 1 and values[0].size and node.axes(1) in (None, [0], [-1]):
             return _REDUCED[operator](values[0], keepdims=bool(node.whole("keepdims", 1)))

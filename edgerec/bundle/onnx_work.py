@@ -27,6 +27,8 @@ MAX_WORK = 1 << 33
 """Multiplications, and elements read and written."""
 
 RULES = {**SHAPES, **LAYOUT}
+_MAY_LEAVE_OUT = ("GRU", "LSTM", "RNN", "SkipLayerNormalization")
+"""Operators whose outputs may be nameless. onnxruntime writes to those of others all the same, and dies."""
 
 
 @record
@@ -52,6 +54,8 @@ def follow(steps: Iterable[Step], tensors: dict[str, Tensor]) -> int:
         work += node.work + sum(tensor.size for tensor in node.given())
         for name, tensor in zip(step.outputs, outputs, strict=False):
             if not name:
+                if step.operator not in _MAY_LEAVE_OUT:
+                    raise node.refuse("leaves out an output")
                 continue
             if name in tensors:
                 raise node.refuse(f"makes {shown(name)}, which is there already")

@@ -144,7 +144,9 @@ class Encoder:
             raise BundleInvalid(f"{self._name}: onnxruntime failed: {_first_line(error)}") from None
         query: Float32 = bound.query[0].copy()
         # the sum of squares is quick to tell, but may overflow
-        if not (isfinite(query.dot(query)) or np.isfinite(query).all()):
+        with np.errstate(over="ignore", invalid="ignore"):
+            finite = isfinite(query.dot(query)) or np.isfinite(query).all()
+        if not finite:
             raise BundleInvalid(f"{self._name}: the query is not finite")
         self._free.append(bound)
         return query

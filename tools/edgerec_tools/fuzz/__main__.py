@@ -16,6 +16,7 @@ import click
 from edgerec.errors import DataError, MissingDistribution
 from edgerec_tools.fuzz.ledger import Ledger
 from edgerec_tools.fuzz.targets import TARGETS
+from edgerec_tools.fuzz.worker import CURRENT, SIZE
 from edgerec_tools.progress import Progress, bars
 
 DEFAULT_SECONDS = 10.0
@@ -110,10 +111,15 @@ def _reports(order: dict[str, Any], log: Path) -> Iterator[dict[str, Any]]:
         for line in worker.stdout or ():
             last = json.loads(line)
             yield last
+    current = Path(order["findings"]) / CURRENT
     if worker.returncode:
-        message = f"exit {worker.returncode} in the run of seed {order['seed']}"
-        dead = {"key": f"died-{order['seed']}", "kind": "died", "place": order["target"], "message": message}
-        yield {**last, "findings": [{**dead, "file": str(log)}]}
+        key = f"died-{order['seed']}"
+        message = f"exit {worker.returncode}; {log.name} has its last words"
+        dead = {"key": key, "kind": "died", "place": order["target"], "message": message}
+        kept = current.read_bytes() if current.exists() else SIZE.pack(0)
+        current.with_name(key).write_bytes(kept[SIZE.size :][: SIZE.unpack_from(kept)[0]])
+        yield {**last, "findings": [{**dead, "file": str(current.with_name(key))}]}
+    current.unlink(missing_ok=True)
 
 
 def _table(entries: dict[str, Any]) -> str:

@@ -7,10 +7,12 @@ that does not come back is broken off.
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import random
 import resource
 import signal
+import struct
 import sys
 import tempfile
 import time
@@ -26,6 +28,12 @@ MEMORY = 512 << 20
 """Bytes that a worker may take beyond what it had when it began: the executions', and the engine's own."""
 
 HANGING_S = 10
+
+CURRENT = "current"
+"""Where the input that is being executed lies, its length before it."""
+
+MOST = 1 << 20
+SIZE = struct.Struct("<I")
 REPORT_S = 2.0
 
 
@@ -36,13 +44,15 @@ class Session:
         self._target, self._run = target, run
         self._executions, self._seconds = order["executions"], order["seconds"]
         self._findings = Path(order["findings"])
+        self._current = _scratchpad(self._findings / CURRENT)
         self._seen: set[str] = set()
         self._new: list[dict[str, str]] = []
         self.count = 0
         self._began = self._told = time.monotonic()
 
     def one(self, data: bytes) -> None:
-        """One execution."""
+        """One execution. The input lies in a file meanwhile, in case the process does not survive it."""
+        self._current[: SIZE.size + len(data)] = SIZE.pack(len(data)) + data
         finding = execute(self._target, self._run, data)
         self.count += 1
         if finding and finding.key not in self._seen:
@@ -72,6 +82,12 @@ class Session:
         self._new.append({"key": finding.key, **told, "file": str(path)})
 
 
+def _scratchpad(path: Path) -> mmap.mmap:
+    path.write_bytes(bytes(SIZE.size + MOST))
+    with path.open("r+b") as file:
+        return mmap.mmap(file.fileno(), 0)
+
+
 def main() -> None:
     """Carries out the order that is the one argument, as JSON."""
     order = json.loads(sys.argv[1])
@@ -85,7 +101,7 @@ def mutate(order: dict[str, Any], folder: Path) -> None:
     """Inputs drawn from the seed (`mutation`)."""
     target, session = _session(order, folder)
     signal.signal(signal.SIGALRM, _break_off)
-    corpus = [path.read_bytes() for path in _files(order["corpus"])]
+    corpus = [path.read_bytes()[:MOST] for path in _files(order["corpus"])]
     for data in inputs(corpus, target.tokens, target.shape, order["seed"]):
         signal.setitimer(signal.ITIMER_REAL, HANGING_S)
         session.one(data)
