@@ -27,6 +27,9 @@ EVERY = {
     "first open": 141,
     "migrate from schema 1": 43,
     "close": 17,
+    "forget": 47,
+    "import a profile": 47,
+    "open with retention": 61,
 }
 """Of so many failures of an operation's calls, one is tried here; the study tries each."""
 
@@ -41,13 +44,27 @@ def test_a_call_that_fails_leaves_nothing_half_done(name: str, under_shim: Run) 
     assert outcome["kills"] > 3
 
 
+@pytest.mark.xfail(strict=True, reason="sqlite3.connect of the index lies outside of what is translated")
+def test_an_index_that_cannot_be_made_is_a_bundle_error(under_shim: Run) -> None:
+    told = under_shim("-m", "faults", "fails", "first open", "--ending", "/index.db", "--every", 7)
+    assert json.loads(told)["failures"] == []
+
+
+@pytest.mark.xfail(strict=True, reason="a raw OSError leaves open; an error while merging counts as recovered")
+@pytest.mark.parametrize("part", ["the header", "an index"])
+def test_a_recovery_that_fails_is_tried_again(part: str, under_shim: Run) -> None:
+    """Whatever fails while a damaged store is set aside and read: the next open brings back all that it holds."""
+    told = under_shim("-m", "faults", "fails", f"open with {part} damaged", "--every", 61, "--seed", SEED)
+    assert json.loads(told)["failures"] == []
+
+
 SYNCED = """
 import errno, sys
 from pathlib import Path
 from edgerec.errors import StoreError
 from faults import shim
 from faults.invariants import check
-from faults.operations import OPERATIONS
+from faults.catalogue import OPERATIONS
 from faults.world import World, observed
 operation, world = OPERATIONS["record"], World(Path(sys.argv[1]))
 operation.prepare(world)
@@ -66,7 +83,7 @@ for kept in range(3):
     before = operation.after(before, world, f"{kept}")
     assert observed(rec) == before
 rec.close()
-check(world, world.first, [before])
+check(world, operation, [before])
 print("ended")
 """
 
@@ -82,7 +99,8 @@ from pathlib import Path
 from edgerec.errors import StoreError
 from faults import shim
 from faults.invariants import check, check_learned, check_serves
-from faults.operations import OPERATIONS, events
+from faults.catalogue import OPERATIONS
+from faults.operations import events
 from faults.world import World, observed
 operation, world = OPERATIONS["record"], World(Path(sys.argv[1]))
 operation.prepare(world)
@@ -109,12 +127,12 @@ for number in range(1, reads + 1):
     shim.disarm()
     model = model.with_events([*told, *done])
     assert observed(rec) == model, observed(rec).difference(model)
-    check_learned(rec)
+    check_learned(rec, model)
     check_serves(rec)
 rec.close()
 other.close()
 assert not (world.state / "quarantine").exists(), "a disk that cannot be read is no damage"
-check(world, world.first, [model])
+check(world, operation, [model])
 print("ended")
 """
 
@@ -130,7 +148,8 @@ import resource, sys
 from pathlib import Path
 from edgerec.errors import StoreError
 from faults.invariants import check, check_serves
-from faults.operations import OPERATIONS, PAST, events
+from faults.catalogue import OPERATIONS
+from faults.operations import PAST, events
 from faults.world import World, observed
 operation, world = OPERATIONS["record"], World(Path(sys.argv[1]))
 model = operation.before(world)
@@ -149,7 +168,7 @@ for more in (0, 10, 100, 4096, 5000, 8300):
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 operation.act(rec, world, "new")
 rec.close()
-check(world, world.first, [operation.after(model, world, "new")])
+check(world, operation, [operation.after(model, world, "new")])
 print("ended")
 """
 
@@ -167,7 +186,8 @@ import os, subprocess, sys
 from pathlib import Path
 from edgerec.errors import EdgeRecError, StoreError
 from faults.invariants import check, check_serves
-from faults.operations import OPERATIONS, events
+from faults.catalogue import OPERATIONS
+from faults.operations import events
 from faults.world import World, observed
 
 def remount(how):
@@ -224,7 +244,7 @@ rec = world.open()
 os.sync()
 rec.recommend(5)
 rec.close()
-check(world, world.first, [model])
+check(world, operation, [model])
 print("ended")
 """
 

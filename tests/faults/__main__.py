@@ -13,10 +13,11 @@ import numpy as np  # noqa: F401 - loaded once, before the children are forked
 import onnxruntime  # noqa: F401
 
 import edgerec.recording  # noqa: F401
+from faults.catalogue import OPERATIONS
 from faults.failing import Failures, WholeFails
 from faults.kills import Killer, Outcome, some
 from faults.lives import live
-from faults.operations import OPERATIONS, Whole
+from faults.operations import Whole
 from faults.world import World
 
 SHARED = Path("/dev/shm")
@@ -68,13 +69,14 @@ def lives(seed: int, count: int, length: int, folder: Path | None) -> None:
 @click.argument("name", type=click.Choice([*OPERATIONS]))
 @click.option("--every", type=click.IntRange(min=1), default=1, help="Only each so-manieth.")
 @click.option("--seed", type=int, default=0)
+@click.option("--ending", default="", help="Only calls on paths that end so.")
 @folder_option
-def fails(name: str, every: int, seed: int, folder: Path | None) -> None:
+def fails(name: str, every: int, seed: int, ending: str, folder: Path | None) -> None:
     """Lets the calls of one operation fail instead."""
     operation = OPERATIONS[name]
     with tempfile.TemporaryDirectory(dir=folder) as place:
         failures = (WholeFails if isinstance(operation, Whole) else Failures)(operation, World(Path(place)))
-        outcome = failures.all(every, seed)
+        outcome = failures.all(every, seed, ending)
     click.echo(json.dumps(asdict(outcome)))
 
 

@@ -54,7 +54,7 @@ class Killer:
         """What the operation does where nothing goes wrong."""
 
         def work(say: Say) -> None:
-            self.operation.run(self.world, lambda: shim.arm(self.world.state))
+            self.operation.run(self.world, lambda: shim.arm(self.world.folder))
             shim.disarm()
             for one in shim.seen():
                 say(int(one.kind), one.size, one.path)
@@ -65,7 +65,7 @@ class Killer:
         return [Boundary(Kind(kind), size, path) for kind, size, path in said]
 
     def _check(self, allowed: Sequence[Model]) -> None:
-        in_child(lambda say: check(self.world, self.operation.factory(self.world), allowed)).ended()
+        in_child(lambda say: check(self.world, self.operation, allowed)).ended()
 
     def points(self) -> list[Point]:
         """Every way to die: before and after each boundary, and in the middle of each write."""
@@ -81,7 +81,7 @@ class Killer:
         number, mode = point
 
         def work(say: Say) -> None:
-            self.operation.run(self.world, lambda: shim.arm(self.world.state, mode, number))
+            self.operation.run(self.world, lambda: shim.arm(self.world.folder, mode, number))
             say("done")
 
         self.world.put_back()

@@ -22,6 +22,7 @@ from faults.operations import (
     TellItems,
 )
 from faults.processes import Say, in_child
+from faults.profiles import ForgetAll, ForgetItem
 from faults.shim import Mode
 from faults.world import Model, World, digest_of
 
@@ -34,6 +35,8 @@ STEPS: tuple[Callable[[], Operation], ...] = (
     TellItems,
     Install,
     Rollback,
+    ForgetItem,
+    ForgetAll,
 )
 """What a life is made of, by how often."""
 _STEPS, _BOUNDARIES = 8, 90
@@ -63,7 +66,7 @@ def live(world: World, seed: int, lives: int, outcome: Outcome) -> None:
 
 def _lived(world: World, steps: list[Operation], tag: str, at: int, mode: Mode, say: Say) -> None:
     """One life: each step is told when it was done."""
-    shim.arm(world.state, mode, at)
+    shim.arm(world.folder, mode, at)
     rec = world.open()
     for place, step in enumerate(steps):
         step.act(rec, world, f"{tag}.{place}")
@@ -87,7 +90,8 @@ def _checked(world: World, allowed: list[Model], tag: str) -> Model:
     """Which of the models the folder holds, and the event with which that was checked."""
 
     def work(say: Say) -> None:
-        say(allowed.index(check(world, world.first, allowed, tag)))
+        found = check(world, Operation(), allowed, tag)
+        say([model is found for model in allowed].index(True))
 
     ((place,),) = in_child(work).ended()
     return allowed[place].with_events([next_event(tag)])

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import edgerec
-from edgerec.store.database import SCHEMA
 from edgerec.types import Event
 from faults.older import older_store
 from faults.world import PAGE, START, Model, World, digest_of
@@ -74,6 +73,13 @@ class Operation:
 
     def after(self, model: Model, world: World, tag: str) -> Model:
         return model
+
+    def check(self, rec: edgerec.Recommender, world: World, found: Model) -> None:
+        """What else must be true of a folder that holds `found`. Raises AssertionError."""
+
+    def gone(self, found: Model) -> list[str]:
+        """Texts that no file may then hold."""
+        return []
 
     def possible(self, model: Model, world: World) -> bool:
         """Whether it can be done then."""
@@ -190,6 +196,13 @@ class Install(Operation):
         refused = model.refused - {second}
         return replace(model, bundle=second, previous=model.bundle, refused=refused, learned_on="all")
 
+    def check(self, rec: edgerec.Recommender, world: World, found: Model) -> None:
+        """What else must be true of a folder that holds `found`. Raises AssertionError."""
+
+    def gone(self, found: Model) -> list[str]:
+        """Texts that no file may then hold."""
+        return []
+
     def possible(self, model: Model, world: World) -> bool:
         return model.bundle == digest_of(world.first)
 
@@ -229,6 +242,13 @@ class Rollback(Operation):
         assert model.previous is not None
         refused = model.refused | {model.bundle}
         return replace(model, bundle=model.previous, previous=None, refused=refused, learned_on="all")
+
+    def check(self, rec: edgerec.Recommender, world: World, found: Model) -> None:
+        """What else must be true of a folder that holds `found`. Raises AssertionError."""
+
+    def gone(self, found: Model) -> list[str]:
+        """Texts that no file may then hold."""
+        return []
 
     def possible(self, model: Model, world: World) -> bool:
         return model.previous is not None
@@ -299,25 +319,3 @@ class Close(Whole):
         super().prepare(world)
         with world.open() as rec:
             rec.record_many(events("old", 3))
-
-
-OPERATIONS: Mapping[str, Operation] = {
-    each.name: each
-    for each in (
-        RecordOne(),
-        RecordPage(),
-        Learn(),
-        Checkpoint(),
-        FirstOpen(),
-        Reopen(),
-        *[Migrate(schema) for schema in range(1, SCHEMA)],
-        Install(),
-        InstallFolder(),
-        Upgrade(),
-        Rollback(),
-        TellItems(),
-        Pause(),
-        Resume(),
-        Close(),
-    )
-}

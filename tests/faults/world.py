@@ -81,6 +81,8 @@ class World:
         self.folder = folder
         self.state = folder / "state"
         self.template = folder / "template"
+        self.exports = folder / "exports"
+        self.exports.mkdir()
         self.first = _bundle(folder / "first.edgerec", seed=0, version=1)
         self.second = _bundle(folder / "second.edgerec", seed=1, version=2)
         self.second_folder = folder / "second"
