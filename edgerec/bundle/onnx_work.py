@@ -27,8 +27,8 @@ MAX_WORK = 1 << 33
 """Multiplications, and elements read and written."""
 
 RULES = {**SHAPES, **LAYOUT}
-_MAY_LEAVE_OUT = ("GRU", "LSTM", "RNN", "SkipLayerNormalization")
-"""Operators whose outputs may be nameless. onnxruntime writes to those of others all the same, and dies."""
+_MAY_LEAVE_OUT = ("Attention", "GRU", "LSTM", "RNN", "SkipLayerNormalization")
+"""Operators whose outputs may be nameless. Of others, onnxruntime writes to some all the same, and dies."""
 
 
 @record
