@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from bundles import (
+    bag_encoder,
     bundle_files,
     catalogue_lines,
     contents,
@@ -25,9 +27,10 @@ from bundles import (
     write_zip,
 )
 
-from edgerec.bundle import Flags, Labels, Numbers, Tags, archive, load_bundle, opened, verify
+from edgerec.bundle import Flags, Labels, Numbers, Tags, archive, catalogue_index, load_bundle, opened, verify
 from edgerec.bundle import catalogue as catalogue_module
 from edgerec.bundle.manifest import dump, parse
+from edgerec.bundle.opened import ENCODER
 from edgerec.errors import BundleError, BundleInvalid
 
 N, DIM = 60, 8
@@ -85,6 +88,26 @@ def test_a_folder_is_used_in_place_and_checked_again_when_a_file_was_written(tmp
         load_bundle(path, tmp_path / "data")
 
 
+def test_a_file_that_was_swapped_is_found_though_its_size_and_time_are_the_same(tmp_path: Path) -> None:
+    path = tiny_bundle(tmp_path / "tiny")
+    load_bundle(path, tmp_path / "data").close()
+    weights = path / "neighbours/weights.npy"
+    kept = weights.stat()
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\0")
+    os.utime(weights, ns=(kept.st_atime_ns, kept.st_mtime_ns))
+    with pytest.raises(BundleInvalid, match=r"weights\.npy: sha256"):
+        load_bundle(path, tmp_path / "data")
+
+
+def test_a_model_that_was_swapped_before_its_session_opens_is_not_used(tmp_path: Path) -> None:
+    path = tiny_bundle(tmp_path / "tiny")
+    load_bundle(path, tmp_path / "data").close()
+    with load_bundle(path, tmp_path / "data") as bundle:
+        (path / ENCODER).write_bytes(bag_encoder(DIM, decay=9.0))
+        with pytest.raises(BundleInvalid, match="files were changed"):
+            _ = bundle.encoder
+
+
 def test_a_damaged_unpacked_bundle_is_unpacked_anew(tmp_path: Path) -> None:
     path, data = tiny_bundle(tmp_path / "tiny.edgerec"), tmp_path / "data"
     with load_bundle(path, data) as bundle:
@@ -137,6 +160,47 @@ def test_opening_needs_neither_onnxruntime_nor_anything_heavy(tmp_path: Path) ->
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
     assert run.stdout.strip() == "[]"
+
+
+def catalogue_of(lines: list[dict[str, Any]], path: Path) -> Path:
+    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), "utf-8")
+    return path
+
+
+def test_texts_of_every_script_are_taken(tmp_path: Path) -> None:
+    words = {
+        "Straße 7": "Grüße\nund Küsse\t!",
+        "ردیف‌ها": "\u2067שלום\u2069 & \u202bعربى\u202c",
+        "👩‍👩‍👧": "家族 · Ⅻ",
+        "cafe\u0301": "in another of Unicode's forms, but alone",
+        "नमस्ते": "",
+    }
+    lines = [
+        {"item": item, "row": row, "title": title, "attributes": {"l": title, "t": [item]}}
+        for row, (item, title) in enumerate(words.items())
+    ]
+    source = catalogue_of(lines, tmp_path / "catalogue.jsonl")
+    catalogue = catalogue_module.Catalogue.open(source, tmp_path / "index.db", len(lines))
+    assert catalogue.items(range(len(lines))) == list(words.items())
+    assert [catalogue.row(item) for item in words] == [0, 1, 2, 3, 4]
+    assert catalogue.attributes(1) == {"l": words["ردیف‌ها"], "t": ("ردیف‌ها",)}
+    catalogue.close()
+
+
+def test_an_index_grows_with_what_is_in_the_catalogue_not_with_what_it_says(tmp_path: Path) -> None:
+    """256 attributes of a million items would be two gigabytes; of one line they are nothing."""
+    attributes = {f"a{n}": n for n in range(256)}
+    line = {"item": "a", "row": 0, "title": "", "attributes": attributes}
+    source = catalogue_of([line], tmp_path / "catalogue.jsonl")
+    tracemalloc.start()
+    try:
+        with pytest.raises(BundleInvalid, match="1 lines where the manifest counts 1000000"):
+            catalogue_index.build_index(source, tmp_path / "index.db", 1_000_000)
+        assert tracemalloc.get_traced_memory()[1] < 10 << 20
+    finally:
+        tracemalloc.stop()
+    with pytest.raises(BundleInvalid, match="14 attributes of 20000000 items, more than 268435456"):
+        catalogue_index.build_index(source, tmp_path / "more.db", 20_000_000)
 
 
 # -- what is written about the format ----------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -210,8 +211,10 @@ def _release(version: str) -> tuple[int, ...]:
 def _check_sizes(root: Path, manifest: Manifest) -> None:
     for name, entry in manifest.files.items():
         found = os.lstat(root / name)
-        if found.st_size != entry.size or found.st_mode & 0o170000 != 0o100000:
-            raise BundleInvalid(f"{name}: {found.st_size} bytes (a plain file of {entry.size} was exported)")
+        if not stat.S_ISREG(found.st_mode):
+            raise BundleInvalid(f"{name}: a link or special file")
+        if found.st_size != entry.size:
+            raise BundleInvalid(f"{name}: {found.st_size} bytes ({entry.size} were exported)")
 
 
 def _inspect(root: Path, manifest: Manifest, digest: str, cache: Path, still: Callable[[], None] | None = None) -> None:
@@ -223,6 +226,8 @@ def _inspect(root: Path, manifest: Manifest, digest: str, cache: Path, still: Ca
         index = folder / f"{digest}.db"
         with Bundle(root, manifest, digest, index, still) as bundle:
             _inspect_values(bundle)
+        if still is not None:
+            still()
         os.replace(index, cache / "index" / index.name)
 
 

@@ -56,11 +56,12 @@ def open_session(path: Path) -> Any:
                 enable_fallback=0,  # it would print to stdout
             )
         except Exception as error:  # its exceptions derive from Exception alone
-            raise BundleInvalid(f"{path.name}: onnxruntime refuses it: {_first_line(error)}") from None
+            told = _first_line(error).replace(str(path), path.name)  # where the app keeps its data is nobody's business
+            raise BundleInvalid(f"{path.name}: onnxruntime refuses it: {told[:300]}") from None
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 class _Bound:
@@ -114,7 +115,7 @@ class Encoder:
         try:
             query: Float32 = self._session.run(["query"], {name: feeds[name] for name in self.inputs})[0]
         except Exception as error:
-            raise BundleInvalid(f"{self._name}: onnxruntime failed: {_first_line(error)}") from None
+            raise BundleInvalid(f"{self._name}: onnxruntime failed: {_first_line(error)[:300]}") from None
         return query
 
     def encode(self, vectors: Float32, rows: Int32, age_days: NDArray[Any], kind: NDArray[Any]) -> Float32:
@@ -141,7 +142,7 @@ class Encoder:
         try:
             self._session.run_with_iobinding(bound.binding)
         except Exception as error:
-            raise BundleInvalid(f"{self._name}: onnxruntime failed: {_first_line(error)}") from None
+            raise BundleInvalid(f"{self._name}: onnxruntime failed: {_first_line(error)[:300]}") from None
         query: Float32 = bound.query[0].copy()
         # the sum of squares is quick to tell, but may overflow
         with np.errstate(over="ignore", invalid="ignore"):
@@ -169,7 +170,7 @@ class Retriever:
         try:
             rows: Int64 = self._session.run(["rows"], {"query": query})[0]
         except Exception as error:
-            raise BundleInvalid(f"{self._name}: onnxruntime failed: {_first_line(error)}") from None
+            raise BundleInvalid(f"{self._name}: onnxruntime failed: {_first_line(error)[:300]}") from None
         if not rows.size or int(rows.min()) < 0 or int(rows.max()) >= self._n_items:
             raise BundleInvalid(f"{self._name}: names no rows, or rows outside the catalogue")
         return rows
