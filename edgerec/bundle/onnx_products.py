@@ -150,7 +150,7 @@ def _by_head(tensor: Tensor, heads: int) -> Shape:
 def _einsum(node: Node) -> list[Tensor]:
     terms, arrow, result = node.text("equation", "").replace(" ", "").partition("->")
     labels = terms.split(",")
-    if not arrow or len(labels) != len(node.inputs) or not set(terms + result) <= set(_LETTERS + ","):
+    if not arrow or len(labels) != len(node.given()) or not set(terms + result) <= set(_LETTERS + ","):
         raise node.refuse("of an equation that is not read here: letters, commas, ->")
     sizes: dict[str, int] = {}
     for term, tensor in zip(labels, node.given(), strict=True):

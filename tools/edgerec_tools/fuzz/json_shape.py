@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from copy import deepcopy
 from typing import Any
 
 MAX_NODES = 4096
@@ -25,6 +26,11 @@ _ODD_VALUES: tuple[Any, ...] = (
     *(True, False, None, "", "a", "default", "click", "i1", "\0", "\ud800", "\u202e", "é", "e\u0301", "\ufeff", "'"),
     *("../x", "items/x.npy", "2026-01-01T00:00:00", [], Pairs(), [0], [[]], Pairs([["a", 1]])),
 )
+
+
+def _odd_value(rng: random.Random) -> Any:
+    # a copy: it may be changed in its turn
+    return deepcopy(rng.choice(_ODD_VALUES))
 
 
 def mutate_json(rng: random.Random, data: bytes, tokens: tuple[bytes, ...]) -> bytes | None:
@@ -83,7 +89,7 @@ def _change(rng: random.Random, holder: list[Any], place: int, other: Place, nam
     value = holder[place]
     action = rng.randrange(10)
     if action < 3:
-        holder[place] = rng.choice(_ODD_VALUES)
+        holder[place] = _odd_value(rng)
     elif action == 3 and isinstance(value, str):
         holder[place] = rng.choice(
             (value * 2, value[:-1], value + rng.choice("\0\u202e\ud800 é"), "x" * rng.choice(_LONG))
@@ -97,7 +103,7 @@ def _change(rng: random.Random, holder: list[Any], place: int, other: Place, nam
     elif action == 5 and isinstance(value, list) and value:
         value.insert(rng.randrange(len(value) + 1), rng.choice(value))
     elif action == 6 and isinstance(value, Pairs):
-        value.append([rng.choice(names or ["a"]), rng.choice(_ODD_VALUES)])
+        value.append([rng.choice(names or ["a"]), _odd_value(rng)])
     elif action == 7 and isinstance(value, list) and value:
         value += [rng.choice(value)] * rng.choice((2, 70, 300))
     elif action == 8:
