@@ -1,10 +1,10 @@
-# make demo · make test · make lint · make bench
+# make demo · make test · make lint · make bench · make fuzz
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test lint format bench fuzz clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/installed: pyproject.toml exporters/pyproject.toml tools/pyproject.toml constraints.txt
@@ -31,6 +31,9 @@ format: $(VENV)/installed
 
 bench: $(VENV)/installed ## speed and size against peers, as ratios in one run
 	$(BIN)/edgerec bench
+
+fuzz: $(VENV)/installed ## inputs that nobody would send in good faith, from where the last run stopped
+	$(BIN)/python -m edgerec_tools.fuzz --resume build/fuzz --seconds $(or $(SECONDS),60)
 
 clean:
 	rm -rf $(VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
