@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import sqlite3
@@ -234,3 +235,17 @@ def test_salvage_reads_what_sqlite_wrote(tmp_path: Path) -> None:
     assert not (tmp_path / "edgerec.db-wal").exists()
     assert salvage(tmp_path / "edgerec.db", tmp_path / "none").rows == stored, "from the file"
     assert salvage(tmp_path / "none", tmp_path / "none").rows == []
+
+
+def test_salvage_is_not_misled_by_what_a_log_still_holds_from_before(tmp_path: Path) -> None:
+    """A log that began anew keeps old frames behind the new ones; their pages may have been put to another use."""
+    rng = random.Random(SEED)
+    database = Database(tmp_path / "edgerec.db")
+    for turn in range(6):
+        texts = [json.dumps({"text": f"{turn}" * rng.choice([1, 4000, 9000])}) for _ in range(150)]
+        rows = [EventRow(n + 1, f"e{n}", "i1", "click", None, n, None, None, texts[n], turn) for n in range(150)]
+        with database.write() as connection:
+            EventTable.replace(connection, rows)
+    log = (tmp_path / "edgerec.db-wal").read_bytes()
+    assert 0 < sum(log[at + 8 : at + 16] == log[16:24] for at in range(32, len(log), PAGE + 24)) < len(log) // PAGE // 2
+    assert salvage(tmp_path / "edgerec.db", tmp_path / "edgerec.db-wal").rows == rows

@@ -66,16 +66,22 @@ class _Pages:
 
     def __init__(self, data: bytes, log: bytes) -> None:
         self.size = _page_size(data[16:18], log[8:12])
-        self._images: list[tuple[int, bytes]] = [
-            (at // self.size + 1, data[at : at + self.size]) for at in range(0, len(data), self.size)
-        ]
+        pages = [(at // self.size + 1, data[at : at + self.size]) for at in range(0, len(data), self.size)]
+        left_over, newest = self._frames(log)
+        self._images: list[tuple[int, bytes]] = [*left_over, *pages, *newest]
+        self._newest = dict(self._images)
+
+    def _frames(self, log: bytes) -> tuple[list[tuple[int, bytes]], list[tuple[int, bytes]]]:
+        """A log's frames, left over from before it last began anew, and since; what is left over was checkpointed."""
         step = _FRAME_HEADER + self.size
-        for at in range(_WAL_HEADER, len(log) - step + 1, step):
+        places = range(_WAL_HEADER, len(log) - step + 1, step)
+        salts = [log[at + 8 : at + 16] for at in places]
+        salt = log[16:24] if log[16:24] in salts else next(iter(salts), b"")
+        frames: tuple[list[tuple[int, bytes]], list[tuple[int, bytes]]] = ([], [])
+        for at, own in zip(places, salts, strict=True):
             (number,) = struct.unpack_from(">I", log, at)
-            self._images.append((number, log[at + _FRAME_HEADER : at + step]))
-        self._by_number: dict[int, list[bytes]] = {}
-        for number, image in self._images:
-            self._by_number.setdefault(number, []).append(image)
+            frames[own == salt].append((number, log[at + _FRAME_HEADER : at + step]))
+        return frames
 
     def all(self) -> Iterator[tuple[bytes, int]]:
         """Every image, oldest first, and where its page begins: the first page starts with the file's header."""
@@ -128,7 +134,7 @@ class _Pages:
     def _overflow(self, number: int, length: int) -> bytes:
         parts = b""
         while len(parts) < length:
-            page = self._by_number[number][-1] if number in self._by_number else b""
+            page = self._newest.get(number, b"")
             if len(page) < self.size:
                 raise ValueError("an overflow page is missing")
             (number,) = struct.unpack_from(">I", page)
