@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterable
 
-from edgerec.device import PENDING, Device
+from edgerec.device import FAILURES, PENDING, Device
+from edgerec.errors import EventConflict
+from edgerec.learning.replay import PAUSED
 from edgerec.records import changed, record
 from edgerec.relearning import relearn
-from edgerec.store import EventRow, MetaTable, TombstoneTable
+from edgerec.store import EventRow, MetaTable, StateTable, TombstoneTable
 from edgerec.store.events import same_payload
-from edgerec.store.tables import tombstone
+from edgerec.store.tables import Tombstone, tombstone
 
 
 @record
@@ -24,39 +27,78 @@ class Merged:
 
 
 def merge(
-    device: Device, rows: Iterable[EventRow], tombstones: Iterable[tuple[bytes, bytes]], *, ours_win: bool = False
+    device: Device, rows: Iterable[EventRow], tombstones: Iterable[Tombstone], *, ours_win: bool = False
 ) -> Merged:
     """Joins events by id, puts all of them in the order of (at, event_id), and learns from them anew.
 
-    Two devices that merged each other's events have the same ones in the same order, hence have learned the same.
-    Raises EventConflict where one id names two events, unless `ours_win`; StoreBusy; then nothing was changed.
+    Two devices that merged each other's events have the same ones in the same order, hence have learned the same,
+    whoever merged first. Raises EventConflict where one id names two events, unless `ours_win`; StoreBusy; then nothing
+    was changed.
     """
     rows, tombstones = list(rows), set(tombstones)
-    with device.database.read() as connection:
-        buried = tombstones | TombstoneTable.all(connection)
     merged = [Merged(0, 0, 0)]
+    removed = [False]
 
     def change(stored: list[EventRow]) -> list[EventRow]:
-        here = {row.event_id: row for row in stored}
-        union = dict(here)
+        with device.database.read() as connection:  # here, where another process's forget is noticed if it comes later
+            buried = _Buried(tombstones | TombstoneTable.all(connection))
+        here = {row.event_id for row in stored}
+        union = {row.event_id: row for row in stored}
         for row in rows:
             old = union.setdefault(row.event_id, row)
-            if old is not row and not ours_win:
-                same_payload(old, row, at_given=True)
-        kept = [row for row in union.values() if not _buried(row.event_id, buried)]
-        added = sum(row.event_id not in here for row in kept)
-        merged[0] = Merged(added, len({row.event_id for row in rows} & here.keys()), len(union) - len(kept))
+            union[row.event_id] = old if old is row else joined(old, row, ours_win=ours_win)
+        kept = [row for row in union.values() if row.event_id not in buried]
+        stay = sum(row.event_id in here for row in kept)
+        removed[0] = stay < len(here)
+        merged[0] = Merged(len(kept) - stay, len({row.event_id for row in rows} & here), len(union) - len(kept))
         kept.sort(key=lambda row: (row.at, row.event_id))
-        return [changed(row, seq=seq) for seq, row in enumerate(kept, 1)]
+        # which steps taught them differs between devices: only what is grouped is learned together from now on
+        return [changed(row, seq=seq, learned=0) for seq, row in enumerate(kept, 1)]
 
     def store(connection: sqlite3.Connection) -> None:
         TombstoneTable.add(connection, tombstones)
-        if merged[0].forgotten:
-            MetaTable.set(connection, PENDING, "1")
+        if removed[0]:
+            clear_traces(connection)
 
     relearn(device, store, change=change)
     return merged[0]
 
 
-def _buried(event_id: str, tombstones: set[tuple[bytes, bytes]]) -> bool:
-    return any((key, tombstone(key, event_id)) in tombstones for key in {key for key, _ in tombstones})
+def clear_traces(connection: sqlite3.Connection) -> None:
+    """Takes out what plugins made of events that go, and says that their bytes are still to be erased."""
+    StateTable.clear(connection)  # what the engine learned anew is stored after this
+    MetaTable.remove(connection, FAILURES)
+    MetaTable.set(connection, PENDING, "1")
+
+
+def joined(left: EventRow, right: EventRow, *, ours_win: bool = False) -> EventRow:
+    """An event that came in twice, as it came in first, and without passed items that either forgot; the same whichever
+    is `left`. Raises EventConflict where they are two events, unless `ours_win`: then it is `left`."""
+    try:
+        same_payload(left, right, at_given=True)
+    except EventConflict:
+        if ours_win:
+            return left
+        raise
+    if left.passed == right.passed:
+        passed = left.passed
+    else:
+        both = sorted(set(json.loads(left.passed or "[]")) & set(json.loads(right.passed or "[]")))
+        passed = json.dumps(both, ensure_ascii=False) if both else None
+    return changed(min(left, right, key=_first), passed=passed)
+
+
+def _first(row: EventRow) -> tuple[int, str, str]:
+    lasting = row.verdict if row.set_aside or row.verdict == PAUSED else ""  # any other is decided anew
+    return row.received, row.scenario or "", lasting
+
+
+class _Buried:
+    """Which event ids some tombstones stand for."""
+
+    def __init__(self, tombstones: set[Tombstone]) -> None:
+        self._tombstones = tombstones
+        self._keys = {key for key, _ in tombstones}
+
+    def __contains__(self, event_id: str) -> bool:
+        return any((key, tombstone(key, event_id)) in self._tombstones for key in self._keys)

@@ -14,13 +14,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edgerec import log, profile_file
-from edgerec.device import FAILURES, PENDING, Device
+from edgerec.device import PENDING, Device
 from edgerec.errors import ForgetPending, StoreBusy, StoreError
-from edgerec.merging import Merged, merge
+from edgerec.merging import Merged, clear_traces, merge
 from edgerec.profile_file import ProfileFile
 from edgerec.records import changed, record
 from edgerec.relearning import relearn
-from edgerec.store import EventRow, ExposureTable, MetaTable, StateTable, TombstoneTable
+from edgerec.store import EventRow, ExposureTable, MetaTable, TombstoneTable
 from edgerec.store.database import QUARANTINE
 from edgerec.store.tables import KEY_BYTES, tombstone
 from edgerec.trials import clear_trial
@@ -98,9 +98,7 @@ def _take_out(
             TombstoneTable.add(connection, [(key, tombstone(key, one)) for one in removed])
             clear_trial(connection)
         counts[0] = exposures(connection)
-        StateTable.clear(connection)  # what the engine learned anew is stored after this
-        MetaTable.remove(connection, FAILURES)
-        MetaTable.set(connection, PENDING, "1")
+        clear_traces(connection)
 
     relearn(device, store, change=change)
     return Forgotten(len(removed), counts[0])
@@ -173,6 +171,8 @@ def import_profile(device: Device, path: Path, passphrase: str | None = None) ->
     """
     profile = profile_file.read(path, passphrase)
     merged = merge(device, profile.rows, profile.tombstones)
-    if merged.forgotten:
+    with device.database.read() as connection:
+        pending = MetaTable.get(connection, PENDING) is not None
+    if pending:
         erase(device)
     return merged

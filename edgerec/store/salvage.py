@@ -14,6 +14,7 @@ from typing import Any
 
 from edgerec.records import record
 from edgerec.store.events import EventRow, sound_row
+from edgerec.store.tables import Tombstone
 
 _LEAF = 13
 _OTHER_KINDS = (2, 5, 10)
@@ -24,8 +25,6 @@ _MAX_PAYLOAD = 1 << 20
 _HEADERS = {4, *range(_N_EVENT + 1, 2 * _N_EVENT + 2)}
 """Lengths that the header of a tombstone's or an event's record can have: a byte or two per column."""
 _INTEGERS = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8}
-
-Tombstone = tuple[bytes, bytes]
 
 
 @record

@@ -12,6 +12,9 @@ from edgerec.types import State
 KEY_BYTES = 16
 _DIGEST_BYTES = 16
 
+Tombstone = tuple[bytes, bytes]
+"""(key, digest)."""
+
 
 def tombstone(key: bytes, event_id: str) -> bytes:
     """What is left of a forgotten event: BLAKE2b of its id under a key, 16 bytes."""
@@ -24,22 +27,30 @@ class TombstoneTable:
     """Which events were forgotten, so that nothing brings them back; it says no more than that of an id."""
 
     @staticmethod
-    def all(connection: sqlite3.Connection) -> set[tuple[bytes, bytes]]:
-        """(key, digest)."""
+    def all(connection: sqlite3.Connection) -> set[Tombstone]:
         return set(connection.execute("SELECT key, digest FROM tombstones"))
 
     @staticmethod
-    def add(connection: sqlite3.Connection, found: Iterable[tuple[bytes, bytes]]) -> None:
+    def add(connection: sqlite3.Connection, found: Iterable[Tombstone]) -> None:
         connection.executemany("INSERT OR IGNORE INTO tombstones (key, digest) VALUES (?, ?)", sorted(found))
 
     @staticmethod
     def forgotten(connection: sqlite3.Connection, event_ids: Iterable[str]) -> set[str]:
         """Those of the ids that were forgotten."""
-        keys = [key for (key,) in connection.execute("SELECT DISTINCT key FROM tombstones")]
+        keys = TombstoneTable._keys(connection)
         find = "SELECT 1 FROM tombstones WHERE key = ? AND digest = ?"
         return {
             one for one in event_ids for key in keys if connection.execute(find, (key, tombstone(key, one))).fetchone()
         }
+
+    @staticmethod
+    def _keys(connection: sqlite3.Connection) -> list[bytes]:
+        """One per device that forgot; SELECT DISTINCT would look at every tombstone."""
+        keys: list[bytes] = []
+        after = "SELECT min(key) FROM tombstones WHERE key > ?"
+        while (key := connection.execute(after, (keys[-1] if keys else b"",)).fetchone()[0]) is not None:
+            keys.append(key)
+        return keys
 
 
 class StateTable:
