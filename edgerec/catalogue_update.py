@@ -149,7 +149,8 @@ def _told(number: int, given: Mapping[str, Any]) -> OverlayItem:
 
 def _numbers(number: int, name: str, value: Any) -> Float32:
     try:
-        array = np.ascontiguousarray(value, np.float32)
+        with np.errstate(over="ignore"):  # what is too large for float32 is infinite then
+            array = np.ascontiguousarray(value, np.float32)
     except (TypeError, ValueError):
         array = np.empty((0, 0), np.float32)
     if array.ndim != 1 or not np.isfinite(array).all():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -27,6 +28,7 @@ from edgerec.types import (
 )
 
 _REPLAY_WINDOW = 50
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 @record
@@ -292,7 +294,7 @@ class Learner:
             events=tuple([event.row.event() for event in group]),
             rows=np.array([event.item for event in group], np.int32),
             weight=np.array([kinds[event.row.kind].weight for event in group], np.float32),
-            value=np.array([np.nan if e.row.value is None else e.row.value for e in group], np.float32),
+            value=np.array([_bounded(event.row.value) for event in group], np.float32),
             query=queries[: len(group)],
             replayed=Replayed(rows, weight, queries[len(group) :]),
             negatives=drawn.negatives,
@@ -309,3 +311,8 @@ class Learner:
             rows, weight = rows[positive], weight[positive]
         chosen = indices(stream, len(rows)) if len(rows) else np.empty(0, np.int64)
         return rows.take(chosen), weight.take(chosen)
+
+
+def _bounded(value: float | None) -> float:
+    """An event's value as float32 can hold it; NaN where there is none."""
+    return math.nan if value is None else max(-_FLOAT32_MAX, min(value, _FLOAT32_MAX))
