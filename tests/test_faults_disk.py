@@ -175,9 +175,8 @@ print("ended")
 
 def test_a_limit_on_file_sizes_stores_nothing(tmp_path: Path) -> None:
     """RLIMIT_FSIZE, as a quota would: StoreError, nothing stored, pages go on; once lifted, the next record works."""
-    done = subprocess.run(
-        [sys.executable, "-c", LIMITED, str(tmp_path)], env=_here(), capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-c", LIMITED, str(tmp_path)]
+    done = subprocess.run(command, env=shim.environment(), capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["StoreError"] * 6 + ["ended"], done.stderr
 
 
@@ -249,12 +248,6 @@ print("ended")
 """
 
 
-def _here() -> dict[str, str]:
-    environment = shim.environment(Path())
-    del environment["LD_PRELOAD"]
-    return environment
-
-
 def _may_mount() -> bool:
     if shutil.which("unshare") is None:
         return False
@@ -267,5 +260,5 @@ def test_a_real_file_system_that_is_full_then_read_only(tmp_path: Path) -> None:
     """A tmpfs of 4 MiB: full, record raises StoreError and pages go on; with space again it records, without being
     opened again. Mounted read-only, opening is a StoreError that says so."""
     command = ["unshare", "-rm", sys.executable, "-c", MOUNTED, str(tmp_path)]
-    done = subprocess.run(command, env=_here(), capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=shim.environment(), capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["full", "read-only", "ended"], done.stderr

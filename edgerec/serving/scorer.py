@@ -81,7 +81,10 @@ class Scorer:
                 lines.silence(place)
                 return False
             if isinstance(source, Taste):
-                lines.put(place, source.score_query(self.model, query, lines.scores[place]))
+                line = lines.scores[place]
+                # two threads may fill the last row at once while a third reads it: only what it will hold goes there
+                out = line if place < len(self.sources) else np.empty_like(line)
+                lines.put(place, source.score_query(self.model, query, out))
             else:
                 scores = source.score(request, profile, self.model)
                 if not isinstance(source, CORE) and not np.isfinite(scores.values).all():

@@ -83,12 +83,13 @@ def build(folder: Path) -> Path:
     return target
 
 
-def environment(shim: Path) -> dict[str, str]:
-    """The environment of a process under the shim, with one thread, so that it may fork."""
+def environment(shim: Path | None = None) -> dict[str, str]:
+    """For a process that finds this package, has one thread, so that it may fork, and runs under `shim`."""
     tests = str(HERE.parent)
     quiet = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "ORT_DISABLE_TELEMETRY": "1"}
     path = os.pathsep.join([tests, *filter(None, [os.environ.get("PYTHONPATH")])])
-    return {**os.environ, **quiet, "LD_PRELOAD": str(shim), "PYTHONPATH": path}
+    loaded = {} if shim is None else {"LD_PRELOAD": str(shim)}
+    return {**os.environ, **quiet, **loaded, "PYTHONPATH": path}
 
 
 @cache
