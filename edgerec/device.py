@@ -182,8 +182,9 @@ class Device:
             version = self.database.data_version()
             engine = self._followed(connection, engine, follow)
             generation = MetaTable.get(connection, GENERATION)
-            if generation != self._generation:
+            if self._snapshot is not None and generation != self._generation:
                 self.exposures.take()  # they may show what was forgotten meanwhile
+                self.plugins.isolation.forget()
             known = self._snapshot
             same = self._version is not None and self._version[0] == version[0] and self._generation == generation
             if same and self._last is not None and known is not None and known.engine is engine:
@@ -270,6 +271,7 @@ class Device:
         """
         self._snapshot = snapshot
         if generation is not None:
+            self.plugins.isolation.forget()
             self._generation, self._last = generation, None
         elif self._last is not None:
             self._last += added
@@ -302,10 +304,9 @@ class Device:
 
     def _close_book(self) -> None:
         """Writes the buffered exposures, and what failed of the plugins, for whoever asks later."""
-        report = self.plugins.isolation.report()
         try:
             with self.latest() as (connection, _):
-                if report:
+                if report := self.plugins.isolation.report():
                     MetaTable.set(connection, FAILURES, json.dumps(report))
         except StoreError as error:  # no event is among it
             log.warning("the last exposures were not written: %s", error)

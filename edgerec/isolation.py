@@ -162,9 +162,13 @@ class Isolation:
     def report(self) -> dict[str, dict[str, Any]]:
         """Implementation → failures, the last reason, whether it is disabled; only those that ever failed."""
         return {
-            name: {"failures": count, "reason": self.reasons[name], "disabled": name in self.disabled}
+            name: {"failures": count, "reason": self.reasons.get(name, "forgotten"), "disabled": name in self.disabled}
             for name, count in sorted(self.failures.items())
         }
+
+    def forget(self) -> None:
+        """Keeps the counts and no reason: a plugin's own words may tell of the user."""
+        self.reasons = {}
 
     def close(self) -> None:
         """Lets the worker thread end."""

@@ -36,16 +36,18 @@ def record(device: Device, events: Iterable[Event]) -> list[Receipt]:
 
 def _record(device: Device, events: Sequence[Event]) -> tuple[list[Receipt], Sequence[EventRow]]:
     with device.exclusive() as snapshot:
-        manifest = snapshot.engine.bundle.manifest
         now = device.clock()
-        rows = [
-            _with_page(device, snapshot.engine, snapshot.history, event_row(event, manifest, now)) for event in events
-        ]
         try:
-            return _recorded(device, snapshot, events, rows)
+            return _recorded(device, snapshot, events, _rows(device, snapshot, events, now))
         except Stale:
-            with device.claimed(snapshot.engine) as snapshot:
-                return _recorded(device, snapshot, events, rows)
+            with device.claimed(snapshot.engine) as snapshot:  # rows anew: what a page showed may be forgotten by now
+                return _recorded(device, snapshot, events, _rows(device, snapshot, events, now))
+
+
+def _rows(device: Device, snapshot: Snapshot, events: Sequence[Event], now: float) -> list[EventRow]:
+    engine = snapshot.engine
+    rows = [event_row(event, engine.bundle.manifest, now) for event in events]
+    return [_with_page(device, engine, snapshot.history, row) for row in rows]
 
 
 def _tell(device: Device, events: Sequence[Event], receipts: Sequence[Receipt], stored: Sequence[EventRow]) -> None:

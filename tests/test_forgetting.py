@@ -10,12 +10,15 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import START, Clock, Opener, same_state
 
 import edgerec
+from edgerec.device import failures_in
 from edgerec.errors import ConfigError, EventConflict, ForgetPending, ProfileInvalid
 from edgerec.hookspecs import hookimpl
 from edgerec.store import Database
@@ -166,6 +169,39 @@ def test_what_another_process_shows_afterwards_holds_nothing_forgotten(opener: O
     other.close()
     with Database(tmp_path / "state" / "edgerec.db").read() as connection:
         assert connection.execute("SELECT count(*) FROM exposures WHERE item = 'i1'").fetchone() == (0,)
+
+
+def test_a_page_that_is_forgotten_while_its_click_is_stored_adds_nothing(
+    opener: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = [opener(config={"learning": {"exposed_negatives": 8}}) for _ in range(2)]
+    page = other.recommend(8)
+    write = other._device.write
+
+    @contextmanager
+    def late(*arguments: Any) -> Iterator[sqlite3.Connection]:
+        monkeypatch.undo()
+        one.forget(page[0].item)
+        with write(*arguments) as connection:
+            yield connection
+
+    monkeypatch.setattr(other._device, "write", late)
+    other.record(page[7].item, "click", recommendation_id=page.id)
+    (row,) = one._device.events()
+    assert page[0].item not in json.loads(row.passed or "[]")
+
+
+@pytest.mark.parametrize("who", ["the same process", "another"])
+def test_what_a_plugin_said_of_an_event_is_forgotten_with_it(opener: Opener, tmp_path: Path, who: str) -> None:
+    rec = opener(plugins=["edgerec_plugins.sgd", Gossip()])
+    rec.record("i1", "click", event_id="averyrareword")
+    if who == "another":
+        opener().forget()
+    else:
+        rec.forget()
+    rec.close()
+    assert found_in(tmp_path / "state", ["averyrareword"]) == {}
+    assert [one["failures"] for one in failures_in(tmp_path / "state").values()] == [1], "but that it failed is known"
 
 
 # -- taking it along ---------------------------------------------------------------------------------------------
