@@ -1,10 +1,10 @@
-# make demo · make test · make lint · make bench · make fuzz
+# make demo · make test · make lint · make bench · make fuzz · make study-kills
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint format bench fuzz clean
+.PHONY: demo test lint format bench fuzz study-kills clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/installed: pyproject.toml exporters/pyproject.toml tools/pyproject.toml constraints.txt
@@ -34,6 +34,9 @@ bench: $(VENV)/installed ## speed and size against peers, as ratios in one run
 
 fuzz: $(VENV)/installed ## inputs that nobody would send in good faith, from where the last run stopped
 	$(BIN)/python -m edgerec_tools.fuzz --resume build/fuzz --seconds $(or $(SECONDS),60)
+
+study-kills: $(VENV)/installed ## ten thousand kills at write boundaries, into docs/results/kills.md
+	$(BIN)/python tests/faults/study.py
 
 clean:
 	rm -rf $(VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
