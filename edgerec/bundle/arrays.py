@@ -20,9 +20,10 @@ MAX_HEADER = 512
 MOST = 1e12
 """Largest value: products of two, summed over a vector, still fit float32."""
 
+_SIZE = "(?:0|[1-9][0-9]{0,11})"
 _HEADER = re.compile(
     r"\{'descr': ?'(?P<descr>[^']{1,16})', ?'fortran_order': ?(?P<fortran>True|False), ?"
-    r"'shape': ?\((?P<shape>[0-9]{1,12},|[0-9]{1,12}(?:, ?[0-9]{1,12}){1,3}|)\),? ?\} *\n"
+    rf"'shape': ?\((?P<shape>{_SIZE},|{_SIZE}(?:, ?{_SIZE}){{1,3}}|)\),? ?\}} *\n"
 )
 
 

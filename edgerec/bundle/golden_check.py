@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from edgerec.bundle.arrays import MOST
 from edgerec.bundle.manifest import Manifest
 from edgerec.bundle.strict_json import strict_json
 from edgerec.bundle.texts import shown
@@ -56,13 +57,13 @@ class _Part:
         return value
 
     def numbers(self, key: str, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
-        """Finite numbers of that shape, float64."""
+        """Numbers of that shape within ±1e12, float64."""
         try:
             array = np.array(self.data.get(key), np.float64)
         except (ValueError, TypeError, OverflowError):
             array = np.empty(0)
-        if array.shape != shape or not np.isfinite(array).all():
-            raise self.refuse(key, f"finite numbers of shape {shape}")
+        if array.shape != shape or not (np.abs(array) <= MOST).all():
+            raise self.refuse(key, f"numbers within ±1e12 of shape {shape}")
         return array
 
     def whole(self, key: str, shape: tuple[int, ...], below: int) -> None:

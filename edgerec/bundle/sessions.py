@@ -45,7 +45,7 @@ def open_session(path: Path) -> Any:
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
         options.enable_cpu_mem_arena = options.enable_mem_pattern = False
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what goes wrong is raised; it need not be printed too
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.inter_op.allow_spinning", "0")
         try:

@@ -1,11 +1,13 @@
 """A small corpus out of a large one: `python -m edgerec_tools.fuzz.distil`.
 
-Inputs are taken from the shortest on; one is kept if it takes a step from line to line that none before it took.
+Inputs are taken from the shortest on; one is kept if it takes a step from line to line that none before it took. Inputs
+of the corpus that somebody gave a name are kept in any case: something was found by them once.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 import sys
 import tempfile
 from collections.abc import Iterable
@@ -19,6 +21,7 @@ from edgerec_tools.fuzz.target import Run, Target, execute
 from edgerec_tools.fuzz.targets import TARGETS
 
 _WATCHED = ("/edgerec/", "/zipfile", "/tomllib/")
+_NAMELESS = re.compile("[0-9a-f]{12}")
 Steps = set[tuple[int, int, int]]
 
 
@@ -30,14 +33,16 @@ Steps = set[tuple[int, int, int]]
 def distil(targets: tuple[str, ...], resume: Path, corpus: Path, budget: int) -> None:
     """Replace each target's corpus by the few inputs, of its own and of a run's, that reach the most."""
     for name in targets or tuple(TARGETS):
-        folders = [folder for folder in (corpus / name, resume / name / "corpus") if folder.is_dir()]
+        home = corpus / name
+        home.mkdir(parents=True, exist_ok=True)
+        folders = [folder for folder in (home, resume / name / "corpus") if folder.is_dir()]
         found = {path.read_bytes() for folder in folders for path in folder.iterdir()}
         kept = chosen(TARGETS[name], sorted(found, key=lambda data: (len(data), data)), budget)
-        (corpus / name).mkdir(parents=True, exist_ok=True)
-        for path in (corpus / name).iterdir():
-            path.unlink()
+        for path in home.iterdir():
+            if _NAMELESS.fullmatch(path.name):
+                path.unlink()
         for data in kept:
-            (corpus / name / hashlib.sha256(data).hexdigest()[:12]).write_bytes(data)
+            (home / hashlib.sha256(data).hexdigest()[:12]).write_bytes(data)
         click.echo(f"{name:10} {len(found):6} → {len(kept):4} inputs, {sum(map(len, kept))} bytes")
 
 

@@ -43,6 +43,8 @@ def mutate_json(rng: random.Random, data: bytes, tokens: tuple[bytes, ...]) -> b
     for _ in range(rng.randint(1, 3)):
         places = _places(root)
         _change(rng, *rng.choice(places), rng.choice(places), names)
+    if len(_places(root)) > MAX_NODES:  # lists of lists that were repeated, written out, would fill memory
+        return None
     try:
         return _written(root[0]).encode("utf-8", "surrogatepass")
     except RecursionError:
