@@ -77,18 +77,13 @@ def remove(data_dir: Path, digests: Collection[str]) -> list[str]:
 
     Raises OSError; whatever was left is removed the next time.
     """
-    home = data_dir / "bundles"
-    gone = []
+    home, indexes = data_dir / "bundles", data_dir / "index"
     with scratch(home) as waste, exclusive(home / ".settle.lock"):
-        for name in digests:
-            if _taken(home / name, waste / name):
-                gone.append(name)
-                (data_dir / "index" / f"{name}.db").unlink(missing_ok=True)
-    return gone
+        return [name for name in digests if _taken(home / name, indexes / f"{name}.db", waste / name)]
 
 
-def _taken(folder: Path, target: Path) -> bool:
-    """Moves a folder that nobody holds out of the way."""
+def _taken(folder: Path, index: Path, target: Path) -> bool:
+    """Moves a folder that nobody holds out of the way; its index goes first, since it can be made again."""
     try:
         handle = os.open(folder / MANIFEST, os.O_RDONLY)
     except FileNotFoundError:
@@ -96,6 +91,7 @@ def _taken(folder: Path, target: Path) -> bool:
     try:
         if fcntl is not None:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        index.unlink(missing_ok=True)
         folder.rename(target)
     except OSError:  # it is held, or, on Windows, open
         return False

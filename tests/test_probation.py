@@ -145,10 +145,12 @@ def test_a_fall_in_the_window_rolls_back(
 
 def test_events_before_the_switch_do_not_count(opener: Opener, good: Path, worse: Path, clock: Clock) -> None:
     rec = opener(good)
-    use(rec, clock, 20)
+    use(rec, clock, 29)
     rec.install(worse)
-    use(rec, clock, 20)
-    assert rec.bundle.version == 2
+    for _ in range(35):
+        clock.pass_days(1)
+        rec.record("i30", "click")  # which both rank in the middle
+    assert (rec.bundle.version, probation(rec)["looked"]) == (2, 30)
 
 
 def test_a_bundle_that_does_as_well_is_kept(opener: Opener, good: Path, tmp_path: Path, clock: Clock) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,31 @@ def test_what_a_killed_process_left_is_removed_by_the_next_switch(
     shutil.rmtree(state / "bundles" / "notes")  # not ours: it was left alone
     assert unpacked(state) == {1, 2}
     assert not (state / "bundles" / ".tmp-killed").exists()
+
+
+def test_what_is_removed_while_it_is_opened_is_unpacked_again(versions: list[Path], tmp_path: Path) -> None:
+    with load_held(versions[0], tmp_path) as bundle:
+        digest = bundle.digest
+    del bundle
+    for _ in range(10):
+        opened = threading.Event()
+
+        def take_away(opened: threading.Event = opened) -> None:
+            """Twice at most: whoever opens it tries three times."""
+            removed = 0
+            while removed < 2 and not opened.is_set():
+                removed += len(remove(tmp_path, [digest]))
+
+        thread = threading.Thread(target=take_away)
+        thread.start()
+        try:
+            bundle = load_held(versions[0], tmp_path)
+        finally:
+            opened.set()
+            thread.join()
+        assert bundle.encoder is not None
+        bundle.close()
+        del bundle
 
 
 def test_tidying_again_changes_nothing(versions: list[Path], tmp_path: Path) -> None:

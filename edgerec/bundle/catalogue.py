@@ -283,9 +283,12 @@ def _connect(index: Path, n_items: int) -> sqlite3.Connection | None:
     """The index, opened read-only; None where it is absent, damaged, of another schema or size."""
     if not index.is_file():
         return None
-    connection = sqlite3.connect(
-        f"{index.absolute().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False, isolation_level=None
-    )
+    try:
+        connection = sqlite3.connect(
+            f"{index.absolute().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False, isolation_level=None
+        )
+    except sqlite3.OperationalError:  # removed just now
+        return None
     try:
         if connection.execute("SELECT schema, n_items FROM meta").fetchone() == (SCHEMA, n_items):
             return connection
