@@ -16,6 +16,7 @@ except ImportError:  # Windows has no flock; remains are then recognised by thei
 
 SCRATCH_PREFIX = ".tmp-"
 STALE_S = 24 * 3600.0
+_PART = ".part"
 
 
 def file_sha256(path: Path) -> str:
@@ -62,13 +63,15 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Writes a file that only its owner may read, so that a reader sees all of it or none.
+    """Writes a file that only its owner may read, so that a reader sees all of it or none. Raises OSError.
 
-    It waits under a hidden name beside its place; what a killed process leaves there is nobody's harm. Raises OSError.
+    It waits beside its place under a hidden name; what a killed process left of this file there is removed first.
     """
     import tempfile
 
-    handle, name = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
+    prefix = f".{path.name[:100]}."
+    _sweep_parts(path.parent, prefix)
+    handle, name = tempfile.mkstemp(prefix=f"{prefix}{os.getpid()}-", suffix=_PART, dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(data)
@@ -79,6 +82,26 @@ def write_private(path: Path, data: bytes) -> None:
         Path(name).unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+def _sweep_parts(folder: Path, prefix: str) -> None:
+    """Removes what processes that are no more left under a prefix."""
+    for name in os.listdir(folder):
+        pid = name.removeprefix(prefix).partition("-")[0] if name.startswith(prefix) and name.endswith(_PART) else ""
+        if pid.isdecimal() and not _lives(int(pid)):
+            (folder / name).unlink(missing_ok=True)
+
+
+def _lives(pid: int) -> bool:
+    if os.name != "posix":  # a signal would end it there
+        return True
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 @contextmanager
