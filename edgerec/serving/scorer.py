@@ -7,6 +7,7 @@ from math import isfinite
 
 import numpy as np
 
+from edgerec import log
 from edgerec.interfaces import FAILURES, CandidateSource, Settings, Watch
 from edgerec.records import changed
 from edgerec.score_table import ScoreTable
@@ -84,14 +85,19 @@ class Scorer:
                 line = lines.scores[place]
                 # two threads may fill the last row at once while a third reads it: only what it will hold goes there
                 out = line if place < len(self.sources) else np.empty_like(line)
-                lines.put(place, source.score_query(self.model, query, out))
+                with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
+                    lines.put(place, source.score_query(self.model, query, out))
             else:
                 scores = source.score(request, profile, self.model)
                 if not isinstance(source, CORE) and not np.isfinite(scores.values).all():
                     raise ValueError("scores are not finite")
                 lines.put(place, scores)
         except FAILURES as error:  # a source must never stop serving
-            self._watch.failed(label, error)
+            if isinstance(source, CORE):
+                # it fails for this history alone: were it given up, what is learned would not follow from the events
+                log.warning("the source %s failed: %s", source.name, error)
+            else:
+                self._watch.failed(label, error)
             lines.silence(place)
             return False
         return True
