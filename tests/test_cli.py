@@ -294,7 +294,8 @@ def test_a_store_that_cannot_be_used_is_named(shell: Shell, tmp_path: Path) -> N
     shell("record", "i1")
     store = next((tmp_path / "state").glob("edgerec.db"))
     with sqlite3.connect(store) as connection:
-        connection.execute("INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('edgerec', 'm', '')")
+        newer = "INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('edgerec', 'newer', '')"
+        connection.execute(newer)
         connection.execute("PRAGMA user_version = 999")
     connection.close()
     refused(shell("stats"), 52, "update edgerec")
