@@ -14,6 +14,7 @@ from edgerec.types import Event
 
 MAX_TEXT = 256
 MAX_CONTEXT = 4096
+MAX_DEPTH = 32
 MAX_SECONDS = 253_402_300_800.0
 """The year 10000."""
 
@@ -84,7 +85,7 @@ def valid_seconds(at: object) -> float:
 
 
 def valid_context(context: object) -> str | None:
-    """A JSON object as text, at most 4 KiB of it. Raises InvalidEvent."""
+    """A JSON object as text, at most 4 KiB of it and 32 levels deep. Raises InvalidEvent."""
     if context is None:
         return None
     if not isinstance(context, dict):
@@ -100,16 +101,18 @@ def valid_context(context: object) -> str | None:
 
 
 def _check_size(context: object) -> None:
-    """Looks at no more of it than may be stored: a copy of a gigabyte would be made before it is found too long."""
-    pending, size = [context], 0
+    """Looks at no more of it than may be stored: a copy of a gigabyte would be made before it is found too long, and
+    what is nested too deep can be written at one place and not be read again at another."""
+    pending, size = [(context, 1)], 0
     while pending:
-        one = pending.pop()
+        one, depth = pending.pop()
         size += len(one) + 1 if isinstance(one, str) else 1
         if isinstance(one, dict):
             size += len(one)
         if size + len(pending) > MAX_CONTEXT or (isinstance(one, (dict, list, tuple)) and len(one) > MAX_CONTEXT):
             raise InvalidEvent(f"context is longer than {MAX_CONTEXT} bytes as JSON")
-        if isinstance(one, dict):
-            pending += [*one, *one.values()]
-        elif isinstance(one, (list, tuple)):
-            pending += one
+        if isinstance(one, (dict, list, tuple)):
+            if depth > MAX_DEPTH:
+                raise InvalidEvent(f"context is nested more than {MAX_DEPTH} deep")
+            parts = (*one, *one.values()) if isinstance(one, dict) else one
+            pending += [(part, depth + 1) for part in parts]

@@ -12,7 +12,7 @@ import pluggy
 
 from edgerec.errors import PluginError
 from edgerec.interfaces import FAILURES, Settings
-from edgerec.isolation import Isolation
+from edgerec.isolation import Isolation, said
 from edgerec.records import changed, record
 from edgerec.types import BundleReview, Float32, LearningBatch, Model, Page, PageRequest, Recommendation, Request, State
 
@@ -114,9 +114,7 @@ class Hooks:
     def _vetoed(self, hook: str, values: Mapping[str, Any]) -> str | None:
         for one in self._usable(hook):
             try:
-                reason = one.call(values)
-                if reason is not None and not isinstance(reason, str):
-                    raise TypeError(f"{hook} must return text or None, not {type(reason).__name__}")
+                reason = said(one.call(values), hook)
             except FAILURES as error:
                 self._watch.failed(one.name, error)
                 reason = f"it failed: {type(error).__name__}"

@@ -183,7 +183,20 @@ def told(error: BaseException) -> str:
         text = f"{type(error).__name__}: {error}"
     except FAILURES:
         text = type(error).__name__
+    return _short(text)
+
+
+def _short(text: str) -> str:
     return text if len(text) <= _MOST_TEXT else text[: _MOST_TEXT - 1] + "…"
+
+
+def said(reason: Any, asked: str) -> str | None:
+    """What a plugin gave for a reason, as it can be stored. Raises TypeError where it is neither text nor None."""
+    if reason is None:
+        return None
+    if not isinstance(reason, str):
+        raise TypeError(f"{asked} must return text or None, not {type(reason).__name__}")
+    return _short(reason).encode(errors="replace").decode()
 
 
 def _direct(function: Callable[..., Any], *arguments: Any) -> Any:

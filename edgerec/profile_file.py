@@ -1,4 +1,4 @@
-"""A user's profile as a file: JSON lines, whole or not at all, encrypted on request (docs/profiles.md).
+"""A user's profile as a file: JSON lines, whole or not at all, encrypted on request (docs/privacy.md).
 
 {"format": "edgerec-profile", "version": 1, "events": 2, "tombstones": 1}
 {"event": {"event_id": …, "item": …, "kind": …, "at": …, …}}       one per event, in order of arrival
@@ -14,13 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from edgerec.errors import EventError, MissingDistribution, ProfileInvalid
-from edgerec.event_rows import MAX_SECONDS, valid_text, valid_value
+from edgerec.event_rows import MAX_SECONDS, valid_context, valid_text, valid_value
 from edgerec.files import sha256, write_private
 from edgerec.records import record
 from edgerec.store import EventRow
+from edgerec.store.tables import Tombstone
 
 FORMAT, VERSION = "edgerec-profile", 1
-MAX_BYTES = 1 << 30
+MAX_BYTES = 1 << 27
+"""To read a file takes ten times its size in memory; 128 MiB hold some 400,000 events."""
+
 _FIELDS = (
     "event_id",
     "item",
@@ -46,7 +49,7 @@ class ProfileFile:
     """`tombstones`: (key, digest) of forgotten events."""
 
     rows: Sequence[EventRow]
-    tombstones: Sequence[tuple[bytes, bytes]]
+    tombstones: Sequence[Tombstone]
 
 
 def save(path: Path, profile: ProfileFile, passphrase: str | None = None) -> None:
@@ -63,12 +66,14 @@ def save(path: Path, profile: ProfileFile, passphrase: str | None = None) -> Non
 def read(path: Path, passphrase: str | None = None) -> ProfileFile:
     """Reads a file and checks all of it. Raises ProfileInvalid, which names the line and never what it holds."""
     try:
-        size = path.stat().st_size
-        data = path.read_bytes() if size <= MAX_BYTES else b""
+        if not path.is_file():  # a pipe or a device may have no end
+            raise ProfileInvalid(f"there is no file {path.name}", hint="export one with export_profile()")
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise ProfileInvalid(f"{path.name} cannot be read: {error.strerror}") from None
-    if size > MAX_BYTES:
-        raise ProfileInvalid(f"{path.name} has {size} bytes, more than {MAX_BYTES}")
+        raise ProfileInvalid(f"{path.name} cannot be read: {error.strerror}", hint="may it be read?") from None
+    if len(data) > MAX_BYTES:
+        raise ProfileInvalid(f"{path.name} has more than {MAX_BYTES} bytes", hint="forget some events first")
     return parse(_decrypted(data, passphrase), path.name)
 
 
@@ -83,14 +88,19 @@ def parse(data: bytes, name: str) -> ProfileFile:
         raise ProfileInvalid(f"{name} has a format that this edgerec does not know", hint="update edgerec")
     if _object(last, name, len(lines) + 1).get("sha256") != sha256(body + b"\n"):
         raise ProfileInvalid(f"{name} is cut short or damaged", hint="export it again")
-    found = [(n, _object(line, name, n)) for n, line in enumerate(lines[1:], 2)]
-    try:
-        rows = [_row(one["event"]) for _, one in found if "event" in one]
-        tombstones = [_tombstone(one["tombstone"]) for _, one in found if "tombstone" in one]
-    except (EventError, KeyError, TypeError, ValueError) as error:
-        raise ProfileInvalid(f"{name} holds something that is no event: {_said(error)}") from None
+    rows: list[EventRow] = []
+    tombstones: list[Tombstone] = []
+    for number, line in enumerate(lines[1:], 2):
+        one = _object(line, name, number)
+        try:
+            if "event" in one:
+                rows.append(_row(one["event"]))
+            if "tombstone" in one:
+                tombstones.append(_tombstone(one["tombstone"]))
+        except (EventError, KeyError, TypeError, ValueError, RecursionError) as error:
+            raise ProfileInvalid(f"{name}: line {number} is no event: {_said(error)}", hint="export it again") from None
     if (len(rows), len(tombstones)) != (head.get("events"), head.get("tombstones")):
-        raise ProfileInvalid(f"{name} holds another number of events than it says")
+        raise ProfileInvalid(f"{name} holds another number of events than it says", hint="export it again")
     return ProfileFile(rows, tombstones)
 
 
@@ -119,22 +129,20 @@ def _row(fields: Mapping[str, Any]) -> EventRow:
     for name in ("at", "received"):
         if type(fields[name]) is not int or not abs(fields[name]) < MAX_SECONDS * 1e6:
             raise ValueError
-    _check_json(fields["context"], dict)
-    passed = _check_json(fields["passed"], list)
-    if passed is not None:
-        for one in passed:
-            valid_text("passed", one)
+    valid_context(_parsed(fields["context"], dict))
+    for one in _parsed(fields["passed"], list) or ():
+        valid_text("passed", one)
     verdict = fields["verdict"]
-    if not isinstance(verdict, str) or len(verdict) > _MAX_JSON:
+    if not isinstance(verdict, str) or len(verdict.encode()) > _MAX_JSON:
         raise ValueError
     return EventRow(seq=0, learned=0, **{**fields, "value": valid_value(fields["value"])})
 
 
-def _check_json(text: object, kind: type) -> Any:
-    """What a field holds as JSON text. Raises ValueError."""
+def _parsed(text: object, kind: type) -> Any:
+    """What a field holds as JSON text, None for none. Raises ValueError or RecursionError."""
     if text is None:
         return None
-    if not isinstance(text, str) or len(text) > _MAX_JSON:
+    if not isinstance(text, str) or len(text.encode()) > _MAX_JSON:
         raise ValueError
     found = json.loads(text)
     if not isinstance(found, kind):
@@ -142,7 +150,7 @@ def _check_json(text: object, kind: type) -> Any:
     return found
 
 
-def _tombstone(fields: Mapping[str, Any]) -> tuple[bytes, bytes]:
+def _tombstone(fields: Mapping[str, Any]) -> Tombstone:
     key, digest = bytes.fromhex(fields["key"]), bytes.fromhex(fields["digest"])
     if len(key) != 16 or len(digest) != 16:
         raise ValueError

@@ -21,6 +21,7 @@ from edgerec.interfaces import (
     Transport,
     Updater,
 )
+from edgerec.isolation import said
 from edgerec.types import (
     Float32,
     Float64,
@@ -86,10 +87,7 @@ class ShieldedFilter:
         self.name, self._inner, self._run = name, inner, run
 
     def review(self, arrival: Arrival, earlier: Sequence[Arrival]) -> str | None:
-        reason = self._run(self._inner.review, arrival, earlier)
-        if reason is not None and not isinstance(reason, str):
-            raise TypeError(f"review must return text or None, not {type(reason).__name__}")
-        return reason
+        return said(self._run(self._inner.review, arrival, earlier), "review")
 
 
 class ShieldedDeltaFilter:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import random
 import sqlite3
 import subprocess
@@ -19,7 +18,7 @@ from conftest import START, Clock, Opener, same_state
 
 import edgerec
 from edgerec.device import failures_in
-from edgerec.errors import ConfigError, EventConflict, ForgetPending, ProfileInvalid
+from edgerec.errors import ConfigError, ForgetPending, ProfileInvalid
 from edgerec.hookspecs import hookimpl
 from edgerec.store import Database
 
@@ -204,42 +203,7 @@ def test_what_a_plugin_said_of_an_event_is_forgotten_with_it(opener: Opener, tmp
     assert [one["failures"] for one in failures_in(tmp_path / "state").values()] == [1], "but that it failed is known"
 
 
-# -- taking it along ---------------------------------------------------------------------------------------------
-
-
-def two_lives(opener: Opener, tmp_path: Path) -> tuple[edgerec.Recommender, edgerec.Recommender]:
-    here, there = opener(data_dir=tmp_path / "here"), opener(data_dir=tmp_path / "there")
-    for n in range(30):
-        rec = here if n % 3 else there
-        rec.record(f"i{n * 7 % 60}", "purchase" if n % 2 else "click", at=START + n * 60, value=n / 2)
-        if n % 5 == 0:
-            rec.record(f"i{n % 9}", "click", at=START + n * 60, group=f"basket {n}")
-    here.pause_learning()
-    here.record("i59", "click", at=START + 5)
-    here.resume_learning()
-    return here, there
-
-
-@pytest.mark.parametrize("passphrase", [None, "correct horse"])
-def test_two_devices_that_merge_are_in_the_same_state(opener: Opener, tmp_path: Path, passphrase: str | None) -> None:
-    here, there = two_lives(opener, tmp_path)
-    rare = here._device.events()[0].item
-    here.forget(rare)
-    here.export_profile(tmp_path / "a", passphrase=passphrase)
-    there.export_profile(tmp_path / "b", passphrase=passphrase)
-    before = len(there._device.events())
-    merged = there.import_profile(tmp_path / "a", passphrase=passphrase)
-    assert merged.added > 10
-    here.import_profile(tmp_path / "b", passphrase=passphrase)
-    left, right = here._device, there._device
-    assert [row.values() for row in left.events()] == [row.values() for row in right.events()]
-    assert len(right.events()) == before + merged.added
-    assert same_state(left.snapshot().learned, right.snapshot().learned)
-    assert [r.score for r in here.recommend(30)] == [r.score for r in there.recommend(30)]
-    assert here.import_profile(tmp_path / "a", passphrase=passphrase).added == 0, "again changes nothing"
-    there.close()
-    again = opener(data_dir=tmp_path / "there")
-    assert same_state(again._device.snapshot().learned, left.snapshot().learned)
+# -- on other devices --------------------------------------------------------------------------------------------
 
 
 def test_what_was_forgotten_on_one_device_is_forgotten_on_the_other(opener: Opener, tmp_path: Path) -> None:
@@ -253,66 +217,6 @@ def test_what_was_forgotten_on_one_device_is_forgotten_on_the_other(opener: Open
     assert there.import_profile(tmp_path / "second").forgotten == 1
     assert there._device.events() == []
     assert found_in(tmp_path / "there", ["averyrareword"]) == {}
-
-
-def test_one_id_with_two_events_is_refused_and_nothing_changes(opener: Opener, tmp_path: Path) -> None:
-    here, there = opener(data_dir=tmp_path / "here"), opener(data_dir=tmp_path / "there")
-    here.record("i1", "click", event_id="same", at=START)
-    there.record("i2", "click", event_id="same", at=START)
-    here.export_profile(tmp_path / "a")
-    before = [row.values() for row in there._device.events()]
-    with pytest.raises(EventConflict):
-        there.import_profile(tmp_path / "a")
-    assert [row.values() for row in there._device.events()] == before
-
-
-def test_an_exported_file_is_its_owners_and_tells_of_every_field(opener: Opener, tmp_path: Path) -> None:
-    rec = opener()
-    rec.record("i1", "click", value=2.0, at=START, context={"a": "ü"}, event_id="e", group="g")
-    assert rec.export_profile(tmp_path / "p.jsonl") == 1
-    assert (tmp_path / "p.jsonl").stat().st_mode & 0o077 == 0
-    head, event, end = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
-    assert head == {"format": "edgerec-profile", "version": 1, "events": 1, "tombstones": 0}
-    assert event["event"]["item"] == "i1"
-    assert set(end) == {"sha256"}
-    assert sorted(os.listdir(tmp_path)) == ["p.jsonl", "state"]
-
-
-def damaged(data: bytes) -> Iterator[tuple[str, bytes]]:
-    lines = data.splitlines(keepends=True)
-    yield "an empty file", b""
-    yield "another file", b"PK\x03\x04" * 9
-    yield "cut short", data[: len(data) // 2]
-    yield "a line gone", b"".join([*lines[:1], *lines[2:]])
-    yield "a byte changed", data.replace(b'"i1"', b'"i2"')
-    yield "a newer version", data.replace(b'"version": 1', b'"version": 2')
-    yield "not UTF-8", data.replace(b"i1", b"\xff1")
-    yield "nested", b"[" * 100_000
-    yield "encrypted, but no passphrase", b"age-encryption.org/v1\n" + data
-
-
-def test_a_profile_that_is_not_whole_is_refused(opener: Opener, tmp_path: Path) -> None:
-    rec = opener()
-    rec.record("i1", "click", event_id="e")
-    rec.export_profile(tmp_path / "good")
-    before = [row.values() for row in rec._device.events()]
-    for what, data in damaged((tmp_path / "good").read_bytes()):
-        (tmp_path / "bad").write_bytes(data)
-        with pytest.raises(ProfileInvalid) as caught:
-            rec.import_profile(tmp_path / "bad")
-        assert "i1" not in str(caught.value), what
-        assert [row.values() for row in rec._device.events()] == before, what
-    with pytest.raises(ProfileInvalid, match="cannot be read"):
-        rec.import_profile(tmp_path / "none")
-
-
-def test_a_wrong_passphrase_is_told_from_nothing(opener: Opener, tmp_path: Path) -> None:
-    rec = opener()
-    rec.record("i1", "click", event_id="averyrareword")
-    rec.export_profile(tmp_path / "p", passphrase="right")
-    assert b"averyrareword" not in (tmp_path / "p").read_bytes()
-    with pytest.raises(ProfileInvalid, match="passphrase"):
-        rec.import_profile(tmp_path / "p", passphrase="wrong")
 
 
 # -- retention ---------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import edgerec
 from edgerec import merging
+from edgerec.errors import EventConflict
 from edgerec.store import EventRow, TombstoneTable
 from edgerec.store.tables import tombstone
 from edgerec.types import Event
@@ -134,6 +135,52 @@ def test_all_devices_end_in_one_state(
         again = stack.enter_context(devices.open(0))
         check_sound(again)
         assert same_state(again._device.snapshot().learned, first._device.snapshot().learned)
+
+
+def two_lives(opener: Opener, tmp_path: Path) -> tuple[edgerec.Recommender, edgerec.Recommender]:
+    here, there = opener(data_dir=tmp_path / "here"), opener(data_dir=tmp_path / "there")
+    for n in range(30):
+        rec = here if n % 3 else there
+        rec.record(f"i{n * 7 % 60}", "purchase" if n % 2 else "click", at=START + n * 60, value=n / 2)
+        if n % 5 == 0:
+            rec.record(f"i{n % 9}", "click", at=START + n * 60, group=f"basket {n}")
+    here.pause_learning()
+    here.record("i59", "click", at=START + 5)
+    here.resume_learning()
+    return here, there
+
+
+@pytest.mark.parametrize("passphrase", [None, "correct horse"])
+def test_two_devices_that_merge_are_in_the_same_state(opener: Opener, tmp_path: Path, passphrase: str | None) -> None:
+    here, there = two_lives(opener, tmp_path)
+    rare = here._device.events()[0].item
+    here.forget(rare)
+    here.export_profile(tmp_path / "a", passphrase=passphrase)
+    there.export_profile(tmp_path / "b", passphrase=passphrase)
+    before = len(there._device.events())
+    merged = there.import_profile(tmp_path / "a", passphrase=passphrase)
+    assert merged.added > 10
+    here.import_profile(tmp_path / "b", passphrase=passphrase)
+    left, right = here._device, there._device
+    assert [row.values() for row in left.events()] == [row.values() for row in right.events()]
+    assert len(right.events()) == before + merged.added
+    assert same_state(left.snapshot().learned, right.snapshot().learned)
+    assert [r.score for r in here.recommend(30)] == [r.score for r in there.recommend(30)]
+    assert here.import_profile(tmp_path / "a", passphrase=passphrase).added == 0, "again changes nothing"
+    there.close()
+    again = opener(data_dir=tmp_path / "there")
+    assert same_state(again._device.snapshot().learned, left.snapshot().learned)
+
+
+def test_one_id_with_two_events_is_refused_and_nothing_changes(opener: Opener, tmp_path: Path) -> None:
+    here, there = opener(data_dir=tmp_path / "here"), opener(data_dir=tmp_path / "there")
+    here.record("i1", "click", event_id="same", at=START)
+    there.record("i2", "click", event_id="same", at=START)
+    here.export_profile(tmp_path / "a")
+    before = [row.values() for row in there._device.events()]
+    with pytest.raises(EventConflict):
+        there.import_profile(tmp_path / "a")
+    assert [row.values() for row in there._device.events()] == before
 
 
 def arrived(event_id: str, **changes: Any) -> EventRow:

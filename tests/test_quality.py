@@ -131,22 +131,43 @@ def test_a_manifest_names_its_filters_and_the_app_may_turn_them_off(
     assert set(burst(off, clock, 6)) == {"stored"}
 
 
-def test_a_filter_that_fails_lets_the_event_pass(opener: Opener, caplog: pytest.LogCaptureFixture) -> None:
-    class Broken:
-        name = "broken"
+class Answering:
+    """A plugin whose filter gives one reason for everything, or raises it."""
 
-        def review(self, arrival: object, earlier: object) -> str:
-            raise SystemExit("no")
+    name = "answering"
 
-    class Plugin:
-        @staticmethod
-        @edgerec.hookspecs.hookimpl
-        def edgerec_event_filters() -> dict[str, Any]:
-            return {"broken": lambda settings: Broken()}
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
 
-    rec = opener(plugins=[sgd, Plugin()], config=edgerec.Config(filters={"broken": {}}))
+    @edgerec.hookspecs.hookimpl
+    def edgerec_event_filters(self) -> dict[str, Any]:
+        return {"answering": lambda settings: self}
+
+    def review(self, arrival: object, earlier: object) -> Any:
+        if isinstance(self.answer, BaseException):
+            raise self.answer
+        return self.answer
+
+
+ANSWERING = edgerec.Config(filters={"answering": {}})
+
+
+@pytest.mark.parametrize("answer", [SystemExit("no"), 5])
+def test_a_filter_that_fails_lets_the_event_pass(
+    opener: Opener, caplog: pytest.LogCaptureFixture, answer: object
+) -> None:
+    rec = opener(plugins=[sgd, Answering(answer)], config=ANSWERING)
     assert rec.record("i1").status == "stored"
-    assert "broken" in caplog.text
+    assert "answering" in caplog.text
+
+
+@pytest.mark.parametrize("answer", ["x" * 1_000_000, "half a pair: \ud800", "a NUL: \0"])
+def test_any_reason_of_a_filter_can_be_stored_and_taken_along(opener: Opener, tmp_path: Path, answer: str) -> None:
+    rec = opener(plugins=[sgd, Answering(answer)], config=ANSWERING)
+    assert rec.record("i1").status == "quarantined"
+    assert len(rec._device.events()[0].verdict) < 300
+    rec.export_profile(tmp_path / "p")
+    assert rec.import_profile(tmp_path / "p").known == 1
 
 
 # --- the exporter's limits -----------------------------------------------------------------------------------

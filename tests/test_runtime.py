@@ -191,6 +191,7 @@ def test_a_batch_with_a_conflict_stores_nothing(rec: edgerec.Recommender) -> Non
         ({"context": {"a": float("nan")}}, errors.InvalidEvent),
         ({"context": {"a": "x" * 5000}}, errors.InvalidEvent),
         ({"context": [1]}, errors.InvalidEvent),
+        ({"context": {"a": json.loads("[" * 40 + "]" * 40)}}, errors.InvalidEvent),
         ({"item": ""}, errors.InvalidEvent),
         ({"item": "x" * 1000}, errors.InvalidEvent),
         ({"item": "\ud800"}, errors.InvalidEvent),
