@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -14,15 +15,26 @@ _FLUSH_SECONDS = 5.0
 
 
 class ExposureBuffer:
-    """Safe to call from any thread."""
+    """Safe to call from any thread. What waits at a fork is the parent's to write."""
 
     def __init__(self) -> None:
+        self._fresh()
+
+    def _fresh(self) -> None:
         self._rows: list[Exposure] = []
-        self._lock = threading.Lock()
+        self._guard = threading.Lock()
+        self._process = os.getpid()
         self._last_taken = time.monotonic()
 
+    @property
+    def _lock(self) -> threading.Lock:
+        if self._process != os.getpid():  # a child's own: whoever held the parent's is not there to let go of it
+            self._fresh()
+        return self._guard
+
     def __bool__(self) -> bool:
-        return bool(self._rows)
+        with self._lock:
+            return bool(self._rows)
 
     def add(self, rows: Sequence[Exposure]) -> bool:
         """Whether the buffer is full, or was not written for long."""

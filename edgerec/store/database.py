@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from edgerec.errors import StoreBusy, StoreDamaged, StoreError, StoreTooNew
 from edgerec.files import exclusive
@@ -42,10 +43,11 @@ class Database:
         self._inode = -1
         self._opened = 0
         self._connection: sqlite3.Connection | None = None
+        _there_are[id(self)] = self
 
     @property
     def connection(self) -> sqlite3.Connection:
-        """The open connection; a forked child opens its own."""
+        """The open connection; after a fork, parent and child each open their own."""
         if self._connection is None or self._pid != os.getpid():
             self._connection = self._open()
             self._pid, self._inode = os.getpid(), self.path.stat().st_ino
@@ -157,6 +159,32 @@ class Database:
             if self._connection is not None and self._pid == os.getpid():
                 self._connection.close()
             self._connection = None
+
+
+_there_are: WeakValueDictionary[int, Database] = WeakValueDictionary()
+"""Of the whole process, as forks are."""
+
+_put_down = threading.local()
+
+
+def _before_fork() -> None:
+    """Waits for other threads, and closes what is open: a child that has the parent's connection in memory takes the
+    parent's locks for its own, and the parent, the last one to all appearance, deletes the log under it
+    (https://www.sqlite.org/howtocorrupt.html, 2.6)."""
+    _put_down.databases = [one for ref in _there_are.valuerefs() if (one := ref()) is not None]
+    for database in _put_down.databases:
+        database.lock.acquire()
+        if database._connection is not None and not database._connection.in_transaction:
+            database.close()
+
+
+def _after_fork() -> None:
+    while _put_down.databases:
+        _put_down.databases.pop().lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
 
 
 def _mark(path: Path) -> None:
