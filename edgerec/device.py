@@ -101,9 +101,10 @@ class Device:
         self.clock = clock
         self.database = Database(data_dir / "edgerec.db", wait_s=config.wait_s, synchronous=config.synchronous)
         self._snapshot: Snapshot | None = None
-        self._version: tuple[int, int] | None = None
+        self._version: tuple[int, int, int] | None = None
         self._generation: str | None = None
         self._last: int | None = None
+        self._written: list[Exposure] = []
         self.exposures = ExposureBuffer()
         self.trouble: str | None = None
         """Why the store could not be read when it was last tried; what was known then is served."""
@@ -178,7 +179,7 @@ class Device:
 
     def reload(self, engine: Engine, *, follow: bool = True) -> Snapshot:
         """Reads what is new in the store. `follow`: under the bundle that is current there, if it is another."""
-        with self.database.read() as connection:
+        with self.database.steady() as connection:
             version = self.database.data_version()
             engine = self._followed(connection, engine, follow)
             generation = MetaTable.get(connection, GENERATION)
@@ -239,11 +240,13 @@ class Device:
     @contextmanager
     def claimed(self, engine: Engine) -> Iterator[Snapshot]:
         """A write transaction first and the newest snapshot then, for whoever found it `Stale`: the others wait."""
+        self._written = []
         try:
             with self.database.write():
                 yield self.reload(engine)
         except BaseException:
             self._version, self._last = None, None  # what was adopted may not have been stored
+            self.exposures.give_back(self._written)
             raise
 
     @contextmanager
@@ -260,6 +263,7 @@ class Device:
                 if waiting:
                     ExposureTable.insert(connection, waiting)
                 yield connection
+            self._written = waiting
         except BaseException:
             self.exposures.give_back(waiting)
             raise
@@ -275,6 +279,12 @@ class Device:
             self._generation, self._last = generation, None
         elif self._last is not None:
             self._last += added
+        self._own()
+
+    def _own(self) -> None:
+        """What this process stored is known here; a commit that was cut off from its adoption is read anew."""
+        if self._version is not None:
+            self._version = (*self._version[:2], self.database.connection.total_changes)
 
     def expose(self, rows: Sequence[Exposure]) -> None:
         """Buffers what was shown; writes the buffer when it is due and nobody has to be waited for."""
@@ -301,6 +311,7 @@ class Device:
             self.write(snapshot) as connection,
         ):
             yield connection, snapshot
+            self._own()
 
     def _close_book(self) -> None:
         """Writes the buffered exposures, and what failed of the plugins, for whoever asks later."""
@@ -308,7 +319,7 @@ class Device:
             with self.latest() as (connection, _):
                 if report := self.plugins.isolation.report():
                     MetaTable.set(connection, FAILURES, json.dumps(report))
-        except StoreError as error:  # no event is among it
+        except (StoreError, BundleError) as error:  # no event is among it
             log.warning("the last exposures were not written: %s", error)
 
     def shown_in(self, recommendation_id: str) -> str | None:

@@ -20,7 +20,7 @@ from edgerec.merging import Merged, clear_traces, merge
 from edgerec.profile_file import ProfileFile
 from edgerec.records import changed, record
 from edgerec.relearning import relearn
-from edgerec.store import EventRow, ExposureTable, MetaTable, TombstoneTable
+from edgerec.store import EventRow, EventTable, ExposureTable, MetaTable, TombstoneTable
 from edgerec.store.database import QUARANTINE
 from edgerec.store.tables import KEY_BYTES, tombstone
 from edgerec.trials import clear_trial
@@ -154,9 +154,8 @@ def settle(device: Device, *, pending: bool) -> None:
 
 def export_profile(device: Device, path: Path, passphrase: str | None = None) -> ProfileFile:
     """Writes events and tombstones to a file. Raises MissingDistribution, or StoreError where it cannot be written."""
-    with device.database.read() as connection:
-        tombstones = sorted(TombstoneTable.all(connection))
-    profile = ProfileFile(device.events(), tombstones)
+    with device.database.steady() as connection:
+        profile = ProfileFile(EventTable.after(connection), sorted(TombstoneTable.all(connection)))
     try:
         profile_file.save(path, profile, passphrase)
     except OSError as error:

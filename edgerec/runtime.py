@@ -253,9 +253,8 @@ class Recommender:
         self._set_paused(False)
 
     def _set_paused(self, paused: bool) -> None:
-        with self._device.exclusive():
-            with self._device.latest() as (connection, before):
-                MetaTable.set(connection, "paused", "1" if paused else "0")
+        with self._device.latest() as (connection, before):
+            MetaTable.set(connection, "paused", "1" if paused else "0")
             self._device.adopt(Snapshot(before.engine, before.history, before.learned, paused, before.recent))
 
     def stats(self) -> dict[str, Any]:

@@ -129,6 +129,20 @@ class Database:
             yield self.connection
 
     @contextmanager
+    def steady(self) -> Iterator[sqlite3.Connection]:
+        """The connection for reads that belong together: they see one moment, whatever others commit meanwhile."""
+        with self.read() as connection:
+            if connection.in_transaction:
+                yield connection
+                return
+            connection.execute("BEGIN")
+            try:
+                yield connection
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+
+    @contextmanager
     def impatient(self) -> Iterator[None]:
         """Within the block, a write that another process blocks fails at once."""
         self.connection.execute("PRAGMA busy_timeout=0")
@@ -149,10 +163,11 @@ class Database:
         if busy:
             raise StoreBusy(f"another process reads {self.path.name}")
 
-    def data_version(self) -> tuple[int, int]:
-        """(how often the file was opened, a number that changes whenever another connection committed)."""
+    def data_version(self) -> tuple[int, int, int]:
+        """(how often the file was opened, a number that changes whenever another connection committed, one that
+        changes with whatever this one does)."""
         (version,) = self.connection.execute("PRAGMA data_version").fetchone()
-        return self._opened, version
+        return self._opened, version, self.connection.total_changes
 
     def close(self) -> None:
         with self.lock:
