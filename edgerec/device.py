@@ -7,7 +7,6 @@ import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from edgerec import log
 from edgerec.bundle import Bundle
@@ -44,7 +43,7 @@ FAILURES = "plugin_failures"
 """The setting that keeps what failed of the plugins when the store was last open."""
 
 GENERATION = "generation"
-"""The setting that counts how often events were taken out, or put in another order."""
+"""The setting that changes whenever events are taken out, or put in another order."""
 
 PENDING = "erase_pending"
 """The setting that says that forgotten rows may still lie in the store's free pages or its log."""
@@ -361,20 +360,3 @@ class Device:
         finally:
             self.plugins.close()
             self.database.close()
-
-
-def failures_in(data_dir: Path) -> dict[str, dict[str, Any]]:
-    """What failed of the plugins when the store in a folder was last open (`Isolation.report`).
-
-    Raises StoreError where there is no store.
-    """
-    path = data_dir / "edgerec.db"
-    if not path.exists():
-        raise StoreError(f"there is no store in {data_dir}", hint="name a user's data directory")
-    database = Database(path)
-    try:
-        with database.read() as connection:
-            found: dict[str, dict[str, Any]] = json.loads(MetaTable.get(connection, FAILURES) or "{}")
-            return found
-    finally:
-        database.close()

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import edgerec
 from edgerec.bundle import verify
-from edgerec.device import PENDING, failures_in
+from edgerec.device import PENDING
 from edgerec.errors import BundleError, EdgeRecError, PluginError, StoreDamaged, StoreError
 from edgerec.plugins import Plugins
 from edgerec.records import record
+from edgerec.statistics import failures_in
 from edgerec.store import BundleTable, Database, EventTable, ExposureTable, MetaTable
 from edgerec.store.quarantine import Quarantine, check
 

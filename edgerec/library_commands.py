@@ -90,8 +90,8 @@ def plugins_group() -> None:
 @json_option
 def plugins_list(state: Path | None, as_json: bool) -> None:
     """Which plugins are installed, what they register, which are broken, and which failed."""
-    from edgerec.device import failures_in
     from edgerec.plugins import Plugins
+    from edgerec.statistics import failures_in
 
     found = Plugins().summary()
     if state is not None:

@@ -11,6 +11,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from edgerec import log, profile_file
@@ -106,11 +107,13 @@ def _take_out(
 
 def tombstone_key(connection: sqlite3.Connection) -> bytes:
     """This device's own key, drawn when it is first needed."""
-    kept = MetaTable.get(connection, _KEY)
-    if kept is None:
-        kept = os.urandom(KEY_BYTES).hex()
-        MetaTable.set(connection, _KEY, kept)
-    return bytes.fromhex(kept)
+    with suppress(TypeError, ValueError):  # none yet, or one that was damaged: tombstones bring their own along
+        key = bytes.fromhex(MetaTable.get(connection, _KEY))  # type: ignore[arg-type]
+        if len(key) == KEY_BYTES:
+            return key
+    key = os.urandom(KEY_BYTES)
+    MetaTable.set(connection, _KEY, key.hex())
+    return key
 
 
 def _without(passed: str | None, item: str) -> str | None:

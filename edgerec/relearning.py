@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -77,6 +78,6 @@ def _replace(connection: sqlite3.Connection, rows: Sequence[EventRow], decided: 
     """Stores other events for those there are; returns the store's new generation, by which other processes know."""
     latest = {row.seq: row for row in decided}
     EventTable.replace(connection, [latest.get(row.seq, row) for row in rows])
-    generation = str(int(MetaTable.get(connection, GENERATION) or 0) + 1)
+    generation = os.urandom(8).hex()
     MetaTable.set(connection, GENERATION, generation)
     return generation

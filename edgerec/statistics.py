@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
-from edgerec.device import Device, Snapshot
+from edgerec.device import FAILURES, Device, Snapshot
+from edgerec.errors import StoreError
 from edgerec.learning.guard import PARTS
 from edgerec.learning.progressive import METRICS
 from edgerec.learning.state import RANKINGS
 from edgerec.lifecycle import BundleInfo
-from edgerec.store import EventTable, ExposureTable
+from edgerec.store import Database, EventTable, ExposureTable, MetaTable
 from edgerec.trials import as_values, probation
 
 
@@ -55,3 +58,24 @@ def _scenario(snapshot: Snapshot, name: str) -> dict[str, Any]:
         "served": dict(zip(PARTS, learner.trusted(progress.guard), strict=True)),
         "progressive": rankings,
     }
+
+
+def failures_in(data_dir: Path) -> dict[str, dict[str, Any]]:
+    """What failed of the plugins when the store in a folder was last open (`Isolation.report`).
+
+    Raises StoreError where there is no store.
+    """
+    path = data_dir / "edgerec.db"
+    if not path.exists():
+        raise StoreError(f"there is no store in {data_dir}", hint="name a user's data directory")
+    database = Database(path)
+    try:
+        with database.read() as connection:
+            kept = MetaTable.get(connection, FAILURES)
+        try:
+            found: dict[str, dict[str, Any]] = json.loads(kept or "{}")
+        except ValueError:  # a damaged setting, of no more use
+            found = {}
+        return found
+    finally:
+        database.close()

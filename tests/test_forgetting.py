@@ -17,9 +17,9 @@ import pytest
 from conftest import START, Clock, Opener, same_state
 
 import edgerec
-from edgerec.device import failures_in
 from edgerec.errors import ConfigError, ForgetPending, ProfileInvalid
 from edgerec.hookspecs import hookimpl
+from edgerec.statistics import failures_in
 from edgerec.store import Database
 
 N_SECRETS = 500

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from edgerec.errors import StoreDamaged
 from edgerec.records import record
 from edgerec.store.blob import decode_state, encode_state
+from edgerec.store.database import REPAIR
 from edgerec.types import Float32, State
 
 
@@ -27,6 +28,19 @@ class OverlayItem:
     bundle: str
 
 
+def sound_item(values: Sequence[Any]) -> OverlayItem:
+    """The item of a row. Raises StoreDamaged where it is not what was written."""
+    item, title, attributes, content, popularity, bundle = values
+    try:
+        told = json.loads(attributes)
+        sound = isinstance(told, dict) and isinstance(item, str) and isinstance(title, str | None)
+        if sound and isinstance(popularity, float | None) and isinstance(bundle, str):
+            return OverlayItem(item, title, told, decode_state(content), popularity, bundle)
+    except (ValueError, TypeError, StoreDamaged):
+        pass
+    raise StoreDamaged("an item of the overlay is not what was written", hint=REPAIR)
+
+
 class OverlayTable:
     """Rows keep their place when an item is told of again: places are the rows that scores are computed for."""
 
@@ -36,13 +50,7 @@ class OverlayTable:
         rows = connection.execute(
             "SELECT item, title, attributes, content, popularity, bundle FROM items_overlay ORDER BY seq"
         )
-        try:
-            return [
-                OverlayItem(item, title, json.loads(attributes), decode_state(content), popularity, bundle)
-                for item, title, attributes, content, popularity, bundle in rows
-            ]
-        except ValueError as error:
-            raise StoreDamaged(f"an item of the overlay is damaged: {error}") from None
+        return [sound_item(row) for row in rows]
 
     @staticmethod
     def save(connection: sqlite3.Connection, items: Iterable[OverlayItem], at: int) -> None:

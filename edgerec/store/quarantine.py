@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ from edgerec.files import exclusive, scratch, write_whole
 from edgerec.store.blob import decode_state
 from edgerec.store.database import DAMAGED, QUARANTINE, Database
 from edgerec.store.events import EventTable
+from edgerec.store.overlay import OverlayItem, OverlayTable, sound_item
 from edgerec.store.salvage import Salvaged, salvage
+from edgerec.store.tables import BundleRow, BundleTable, TombstoneTable, sound_bundle
 
 MOST_KEPT = 3
 """Recovered stores beyond these are deleted, the oldest first."""
@@ -27,12 +29,15 @@ _FILES = ("edgerec.db-wal", "edgerec.db-shm", "edgerec.db")
 
 
 def check(database: Database) -> None:
-    """Looks at every page, event and state. Raises StoreDamaged."""
+    """Looks at every page, and at every row that must be what was written. Raises StoreDamaged."""
     with database.read() as connection:
         (found,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
         if found != "ok":
             raise StoreDamaged(f"{database.path}: {found}")
         EventTable.after(connection)
+        BundleTable.all(connection)
+        OverlayTable.all(connection)
+        TombstoneTable.all(connection)
         for (blob,) in connection.execute("SELECT blob FROM states"):
             decode_state(blob)
 
@@ -108,22 +113,35 @@ class Quarantine:
                 if (home / name).exists():
                     shutil.copyfile(home / name, folder / name)
             for table in _SIDE_TABLES:
-                rows = _readable(folder / "edgerec.db", table)
+                rows = [row for row in _readable(folder / "edgerec.db", table) if _sound(table, row)]
                 with database.write() as connection:
-                    for columns, values in rows:
-                        names, places = ", ".join(columns), ", ".join("?" * len(columns))
-                        connection.execute(f"INSERT OR IGNORE INTO {table} ({names}) VALUES ({places})", values)
+                    for row in rows:
+                        names, places = ", ".join(f'"{name}"' for name in row), ", ".join("?" * len(row))
+                        insert = f"INSERT OR IGNORE INTO {table} ({names}) VALUES ({places})"
+                        connection.execute(insert, tuple(row.values()))
 
 
-def _readable(path: Path, table: str) -> list[tuple[Sequence[str], Sequence[Any]]]:
-    """(columns, values) of the rows of a table up to the first that cannot be read."""
-    rows: list[tuple[Sequence[str], Sequence[Any]]] = []
+def _readable(path: Path, table: str) -> list[dict[str, Any]]:
+    """The rows of a table up to the first that cannot be read."""
+    rows: list[dict[str, Any]] = []
     connection = sqlite3.connect(path)
     try:
         for values in (cursor := connection.execute(f"SELECT * FROM {table}")):
-            rows.append(([f'"{column[0]}"' for column in cursor.description], values))
+            rows.append({column[0]: value for column, value in zip(cursor.description, values, strict=True)})
     except sqlite3.DatabaseError:
         pass
     finally:
         connection.close()
     return rows
+
+
+def _sound(table: str, row: Mapping[str, Any]) -> bool:
+    """Whether a row that SQLite can read is what was written, as far as can be told."""
+    try:
+        if table == "bundles":
+            sound_bundle([row[name] for name in BundleRow.__match_args__])
+        elif table == "items_overlay":
+            sound_item([row[name] for name in OverlayItem.__match_args__])
+    except (StoreDamaged, KeyError):
+        return False
+    return True

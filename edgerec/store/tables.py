@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
+from edgerec.errors import StoreDamaged
 from edgerec.records import record
 from edgerec.store.blob import decode_state, encode_state
+from edgerec.store.database import REPAIR
 from edgerec.types import State
 
 KEY_BYTES = 16
@@ -28,7 +31,11 @@ class TombstoneTable:
 
     @staticmethod
     def all(connection: sqlite3.Connection) -> set[Tombstone]:
-        return set(connection.execute("SELECT key, digest FROM tombstones"))
+        """Raises StoreDamaged."""
+        found = set(connection.execute("SELECT key, digest FROM tombstones"))
+        if not all(isinstance(one, bytes) and len(one) == KEY_BYTES == _DIGEST_BYTES for both in found for one in both):
+            raise StoreDamaged("a tombstone is not what was written", hint=REPAIR)
+        return found
 
     @staticmethod
     def add(connection: sqlite3.Connection, found: Iterable[Tombstone]) -> None:
@@ -140,13 +147,21 @@ class BundleRow:
     at: int
 
 
+def sound_bundle(values: Sequence[Any]) -> BundleRow:
+    """The bundle of a row. Raises StoreDamaged where it is not what was written."""
+    if tuple(map(type, values)) != (str, str, int, str, str, str, int):
+        raise StoreDamaged("what is kept of a bundle is not what was written", hint=REPAIR)
+    return BundleRow(*values)
+
+
 class BundleTable:
     """Installed bundles and what became of them."""
 
     @staticmethod
     def all(connection: sqlite3.Connection) -> list[BundleRow]:
+        """The oldest first. Raises StoreDamaged."""
         rows = connection.execute("SELECT digest, name, version, path, status, reason, at FROM bundles ORDER BY at")
-        return [BundleRow(*row) for row in rows]
+        return [sound_bundle(row) for row in rows]
 
     @staticmethod
     def save(connection: sqlite3.Connection, row: BundleRow) -> None:
