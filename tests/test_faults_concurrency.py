@@ -91,7 +91,6 @@ def test_a_forked_child_that_closes_takes_nothing_from_its_parent(opener: Opener
     assert _stored(opener) == set(acknowledged)
 
 
-@pytest.mark.xfail(strict=True, reason="the child relies on file locks that only its parent holds")
 def test_a_forked_child_goes_on_when_its_parent_closes(opener: Opener) -> None:
     """SQLite believes that the child holds the locks its parent held; what the child records must stay all the same."""
     rec = opener(plugins=[sgd])
@@ -113,7 +112,6 @@ def test_a_forked_child_goes_on_when_its_parent_closes(opener: Opener) -> None:
     assert _stored(opener) == {"before", *acknowledged}
 
 
-@pytest.mark.xfail(strict=True, reason="the child inherits locks that threads of its parent held")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_children_forked_in_the_middle_of_recording_record_and_read(opener: Opener) -> None:
     """Threads of the parent are anywhere in `record` when it forks; each child records, reads and explains at once."""
