@@ -54,13 +54,18 @@ def test_the_corpus_and_a_short_run_of_a_seed_find_nothing(name: str, tmp_path: 
 
 
 @pytest.mark.skipif(find_spec("atheris") is None, reason="atheris is not installed")
-def test_atheris_runs_a_target_and_keeps_what_reaches_something_new(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "edgerec_tools.fuzz", "--target", "blob", "--engine", "atheris", "--json"]
-    command += ["--executions", "3000", "--resume", str(tmp_path), "--corpus", str(CORPUS)]
+@pytest.mark.parametrize("name", ["manifest", "blob", "array", "config"])
+def test_atheris_sees_the_readers_and_keeps_what_reaches_something_new(name: str, tmp_path: Path) -> None:
+    first = tmp_path / "first" / name
+    first.mkdir(parents=True)
+    (first / "one").write_bytes(min((path.read_bytes() for path in files(name)), key=len))
+    command = [sys.executable, "-m", "edgerec_tools.fuzz", "--target", name, "--engine", "atheris", "--json"]
+    command += ["--executions", "3000", "--resume", str(tmp_path), "--corpus", str(first.parent)]
     run = subprocess.run(command, capture_output=True, text=True)
-    entry = json.loads(run.stdout)["targets"]["blob"]
+    entry = json.loads(run.stdout)["targets"][name]
     assert (entry["executions"], entry["findings"], run.returncode) == (3000, [], 0)
     assert entry["runs"][0]["engine"] == "atheris"
+    assert len(list((tmp_path / name / "corpus").iterdir())) > 3
 
 
 def test_every_target_has_a_corpus_and_all_of_them_are_small() -> None:

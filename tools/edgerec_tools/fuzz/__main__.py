@@ -15,8 +15,8 @@ import click
 
 from edgerec.errors import DataError, MissingDistribution
 from edgerec_tools.fuzz.ledger import Ledger
+from edgerec_tools.fuzz.session import CURRENT, SIZE
 from edgerec_tools.fuzz.targets import TARGETS
-from edgerec_tools.fuzz.worker import CURRENT, SIZE
 from edgerec_tools.progress import Progress, bars
 
 DEFAULT_SECONDS = 10.0

@@ -1,91 +1,23 @@
 """One target in a process of its own: `python -m edgerec_tools.fuzz.worker`, started by `python -m edgerec_tools.fuzz`.
 
 A report is a line of JSON on stdout. The process may take so many bytes more than it had when it began; an execution
-that does not come back is broken off.
+that does not come back is broken off. Nothing of edgerec is imported before Atheris watches imports: what it does not
+see being imported does not lead it.
 """
 
 from __future__ import annotations
 
 import json
-import mmap
 import os
 import random
-import resource
 import signal
-import struct
 import sys
 import tempfile
-import time
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from edgerec_tools.fuzz.mutation import MAX_LENGTH, inputs
-from edgerec_tools.fuzz.target import Finding, Run, Target, TooSlow, execute
-
-MEMORY = 512 << 20
-"""Bytes that a worker may take beyond what it had when it began: the executions', and the engine's own."""
-
 HANGING_S = 10
-
-CURRENT = "current"
-"""Where the input that is being executed lies, its length before it."""
-
-MOST = 1 << 20
-SIZE = struct.Struct("<I")
-REPORT_S = 2.0
-
-
-class Session:
-    """Executes inputs, counts them, keeps the first input of each way to go wrong, and says so now and then."""
-
-    def __init__(self, target: Target, run: Run, order: dict[str, Any]) -> None:
-        self._target, self._run = target, run
-        self._executions, self._seconds = order["executions"], order["seconds"]
-        self._findings = Path(order["findings"])
-        self._current = _scratchpad(self._findings / CURRENT)
-        self._seen: set[str] = set()
-        self._new: list[dict[str, str]] = []
-        self.count = 0
-        self._began = self._told = time.monotonic()
-
-    def one(self, data: bytes) -> None:
-        """One execution. The input lies in a file meanwhile, in case the process does not survive it."""
-        self._current[: SIZE.size + len(data)] = SIZE.pack(len(data)) + data
-        finding = execute(self._target, self._run, data)
-        self.count += 1
-        if finding and finding.key not in self._seen:
-            self._keep(finding)
-        if self.count & 15 == 0 and time.monotonic() - self._told > REPORT_S:
-            self.report()
-
-    @property
-    def over(self) -> bool:
-        """Whether the order is carried out."""
-        if self._executions is not None and self.count >= self._executions:
-            return True
-        return self._seconds is not None and time.monotonic() - self._began >= self._seconds
-
-    def report(self) -> None:
-        """Tells the counts since the beginning, and what was found since the last report."""
-        self._told = time.monotonic()
-        told = {"executions": self.count, "seconds": self._told - self._began, "findings": self._new}
-        print(json.dumps(told), flush=True)
-        self._new = []
-
-    def _keep(self, finding: Finding) -> None:
-        self._seen.add(finding.key)
-        path = self._findings / finding.key
-        path.write_bytes(finding.data)
-        told = {"kind": finding.kind, "place": finding.place, "message": finding.message}
-        self._new.append({"key": finding.key, **told, "file": str(path)})
-
-
-def _scratchpad(path: Path) -> mmap.mmap:
-    path.write_bytes(bytes(SIZE.size + MOST))
-    with path.open("r+b") as file:
-        return mmap.mmap(file.fileno(), 0)
 
 
 def main() -> None:
@@ -99,7 +31,10 @@ def main() -> None:
 
 def mutate(order: dict[str, Any], folder: Path) -> None:
     """Inputs drawn from the seed (`mutation`)."""
-    target, session = _session(order, folder)
+    from edgerec_tools.fuzz.mutation import inputs
+    from edgerec_tools.fuzz.session import MOST, begin
+
+    target, session = begin(order, folder)
     signal.signal(signal.SIGALRM, _break_off)
     corpus = [path.read_bytes()[:MOST] for path in _files(order["corpus"])]
     for data in inputs(corpus, target.tokens, target.shape, order["seed"]):
@@ -116,7 +51,9 @@ def guided(order: dict[str, Any], folder: Path) -> None:
     import atheris
 
     with atheris.instrument_imports(include=["edgerec", "zipfile", "tomllib"], exclude=["edgerec_tools"]):
-        target, session = _session(order, folder)
+        from edgerec_tools.fuzz.mutation import MAX_LENGTH
+        from edgerec_tools.fuzz.session import begin
+    target, session = begin(order, folder)
 
     def one(data: bytes) -> None:
         session.one(data)
@@ -138,22 +75,6 @@ def guided(order: dict[str, Any], folder: Path) -> None:
     atheris.Fuzz()
 
 
-def _session(order: dict[str, Any], folder: Path) -> tuple[Target, Session]:
-    from edgerec_tools.fuzz.targets import TARGETS
-
-    warnings.simplefilter("error")
-    target = TARGETS[order["target"]]
-    home = folder / "home"
-    home.mkdir()
-    run = target.make(home)
-    now = (
-        int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() if sys.platform == "linux" else 0
-    )
-    if now:
-        resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, now + MEMORY))
-    return target, Session(target, run, order)
-
-
 def _files(folders: Iterable[str]) -> list[Path]:
     return [path for folder in folders for path in sorted(Path(folder).iterdir()) if path.is_file()]
 
@@ -163,6 +84,8 @@ def _escaped(token: bytes) -> str:
 
 
 def _break_off(*_: object) -> NoReturn:
+    from edgerec_tools.fuzz.target import TooSlow
+
     raise TooSlow(f"no end after {HANGING_S} s")
 
 
