@@ -64,12 +64,14 @@ def repair(data_dir: Path, bundle: Path) -> list[str]:
     done = []
     if (data_dir / "edgerec.db").exists() and (home := quarantine.take(Database(data_dir / "edgerec.db"))):
         done.append(f"the damaged store was set aside: {home}")
-    quarantine.try_again()
     waiting = [home.name for home in quarantine.waiting()]
     with edgerec.open(bundle, data_dir) as rec:
         n_events = rec.stats()["events"]
-    reports = quarantine.reports()
-    done += [f"damaged store {name}: {(reports[name] or {}).get('added', 0)} events recovered" for name in waiting]
+    for name, report in quarantine.reports().items():
+        if report is None:
+            raise StoreError(f"damaged store {name} could not be recovered", hint="the log says why; try again")
+        if name in waiting:
+            done.append(f"damaged store {name}: {report['added']} events recovered")
     return [*done, f"the store is sound and holds {n_events} events"]
 
 

@@ -51,8 +51,16 @@ def forget(device: Device, item: str | None = None) -> Forgotten:
     def without(row: EventRow) -> EventRow:
         return row if item is None else changed(row, passed=_without(row.passed, item))
 
-    done = _take_out(device, gone, without, lambda connection: ExposureTable.remove(connection, item=item), bury=True)
-    erase(device)
+    def shown(connection: sqlite3.Connection) -> int:
+        return ExposureTable.remove(connection, item=item)
+
+    from edgerec.store.quarantine import undisturbed
+
+    with undisturbed(device.data_dir):  # or what another process recovers meanwhile would come back
+        done = _take_out(
+            device, gone, without, lambda connection: ExposureTable.remove(connection, item=item), bury=True
+        )
+        erase(device)
     return done
 
 
@@ -131,7 +139,8 @@ def erase(device: Device) -> None:
     except FileNotFoundError:
         pass
     except OSError as error:
-        raise ForgetPending(f"a damaged copy of the store is still there: {error.strerror}") from None
+        said = f"forgotten, but a damaged copy of the store is still there: {error.strerror}"
+        raise ForgetPending(said, hint="is data_dir writable?") from None
     try:
         device.database.erase()
         with device.database.write() as connection:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgerec import log
@@ -41,16 +42,19 @@ def _started(device: Device, start: Callable[[], T]) -> T:
     return start()
 
 
-def recover(device: Device) -> dict[str, Mapping[str, Any]]:
-    """Merges the events of every damaged store that waits; per store, what came of it."""
+def recover(device: Device) -> None:
+    """Merges the events of every damaged store that waits; one that cannot be read or merged now waits on."""
     if not (device.data_dir / QUARANTINE).exists():
-        return {}
+        return
+    from edgerec.store.quarantine import undisturbed
+
     quarantine = _quarantine(device)
-    reports: dict[str, Mapping[str, Any]] = {}
     for home in quarantine.waiting():
-        report = reports[home.name] = _merged(device, quarantine, home.name)
-        quarantine.finished(home, report)
-    return reports
+        try:
+            with undisturbed(device.data_dir):  # or what another process forgets meanwhile would come back
+                quarantine.finished(home, _merged(device, quarantine, home))
+        except (EdgeRecError, OSError) as error:
+            log.warning("a damaged store waits to be recovered: %s", type(error).__name__)
 
 
 def _quarantine(device: Device) -> Quarantine:
@@ -82,15 +86,12 @@ def _restore(device: Device) -> None:
             log.warning("settings of a damaged store were not recovered: %s", type(error).__name__)
 
 
-def _merged(device: Device, quarantine: Quarantine, name: str) -> Mapping[str, Any]:
+def _merged(device: Device, quarantine: Quarantine, home: Path) -> Mapping[str, Any]:
+    """What came of a damaged store."""
     from edgerec.merging import merge
 
-    try:
-        found = quarantine.salvaged(quarantine.folder / name)
-        if not found.rows and not found.tombstones:
-            return {"found": 0, "added": 0}
-        merged = merge(device, found.rows, found.tombstones, ours_win=True)
-    except (EdgeRecError, OSError) as error:
-        log.warning("nothing was recovered of a damaged store: %s", type(error).__name__)
-        return {"found": 0, "added": 0, "error": type(error).__name__}
+    found = quarantine.salvaged(home)
+    if not found.rows and not found.tombstones:
+        return {"found": 0, "added": 0}
+    merged = merge(device, found.rows, found.tombstones, ours_win=True)
     return {"found": len(found.rows), "added": merged.added, "forgotten": merged.forgotten}

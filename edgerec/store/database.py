@@ -95,13 +95,11 @@ class Database:
         if not self.lock.acquire(timeout=self.wait_s):
             raise StoreBusy(f"another thread held {self.path.name} for {self.wait_s:g} s")
         try:
-            self._follow()
-            connection = self.connection
             with translated(self.path):
-                if connection.in_transaction:
-                    yield connection
+                if self._connection is not None and self._pid == os.getpid() and self._connection.in_transaction:
+                    yield self._connection
                     return
-                connection.execute("BEGIN IMMEDIATE")
+                connection = self._begin()
                 try:
                     yield connection
                     connection.execute("COMMIT")
@@ -112,15 +110,23 @@ class Database:
         finally:
             self.lock.release()
 
-    def _follow(self) -> None:
-        """Lets go of a file that another process set aside: what is written there would be lost."""
-        if self._connection is not None and not self._connection.in_transaction:
-            try:
-                moved = os.stat(self.path).st_ino != self._inode
-            except FileNotFoundError:
-                moved = True
-            if moved:
+    def _begin(self) -> sqlite3.Connection:
+        """Begins a write transaction on the file that is there: what is written to one that another process set aside,
+        while this one waited for it or before, would be lost."""
+        while True:
+            if self._connection is not None and self._moved():
                 self.close()
+            connection = self.connection
+            connection.execute("BEGIN IMMEDIATE")
+            if not self._moved():
+                return connection
+            connection.execute("ROLLBACK")
+
+    def _moved(self) -> bool:
+        try:
+            return os.stat(self.path).st_ino != self._inode
+        except FileNotFoundError:
+            return True
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:

@@ -6,11 +6,12 @@ import json
 import os
 import shutil
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from edgerec.errors import StoreDamaged
+from edgerec.errors import StoreDamaged, StoreError
 from edgerec.files import exclusive, scratch, write_whole
 from edgerec.store.blob import decode_state
 from edgerec.store.database import DAMAGED, QUARANTINE, Database
@@ -22,10 +23,20 @@ from edgerec.store.tables import BundleRow, BundleTable, TombstoneTable, sound_b
 MOST_KEPT = 3
 """Recovered stores beyond these are deleted, the oldest first."""
 
+DATABASE = "edgerec.db"
+
 _LOCK = ".edgerec.quarantine.lock"
 _REPORT = "recovered.json"
 _SIDE_TABLES = ("bundles", "meta", "items_overlay", "exposures")
-_FILES = ("edgerec.db-wal", "edgerec.db-shm", "edgerec.db")
+_FILES = (f"{DATABASE}-wal", f"{DATABASE}-shm", DATABASE)
+
+
+def _damaged(database: Database) -> bool:
+    try:
+        check(database)
+    except StoreDamaged:
+        return True
+    return False
 
 
 def check(database: Database) -> None:
@@ -42,6 +53,17 @@ def check(database: Database) -> None:
             decode_state(blob)
 
 
+@contextmanager
+def undisturbed(data_dir: Path) -> Iterator[None]:
+    """Within the block nobody else sets a store aside, recovers one, or forgets. Raises StoreError."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(exclusive(data_dir / _LOCK))
+        except OSError as error:
+            raise StoreError(f"{data_dir} cannot be locked: {error.strerror}", hint="is data_dir writable?") from None
+        yield
+
+
 class Quarantine:
     """The damaged stores of one data directory."""
 
@@ -50,27 +72,48 @@ class Quarantine:
         self.folder = data_dir / QUARANTINE
 
     def take(self, database: Database) -> Path | None:
-        """Moves the store here if it is damaged; None where it is sound after all. `database` is closed."""
+        """Moves the store here if it is damaged; None where it is sound after all. `database` is closed.
+
+        Raises StoreError where it cannot be moved, or another process does not let go of it.
+        """
         database.close()
-        with exclusive(self.data_dir / _LOCK):  # another process may just have done so
+        with undisturbed(self.data_dir):  # another process may just have done so
             try:
-                check(database)
-                home = None
-            except StoreDamaged:
-                home = self._move()
+                home = self._begun()
+                if home is None and _damaged(database):
+                    home = self._new_home()
+                if home is not None:
+                    self._move(database, home)
+                (self.data_dir / DAMAGED).unlink(missing_ok=True)
+            except OSError as error:
+                said = f"the damaged store cannot be set aside: {error.strerror}"
+                raise StoreError(said, hint="is the disk full or read-only?") from None
             finally:
                 database.close()
-            (self.data_dir / DAMAGED).unlink(missing_ok=True)
         return home
 
-    def _move(self) -> Path:
+    def _begun(self) -> Path | None:
+        """Where a process that was killed had begun to move the store to: its log may be there already."""
+        homes = self._homes()
+        if homes and not any((homes[-1] / name).exists() for name in (DATABASE, _REPORT)):
+            return homes[-1]
+        return None
+
+    def _new_home(self) -> Path:
         numbers = [int(home.name) for home in self._homes()]
         home = self.folder / str(max(numbers, default=0) + 1)
         home.mkdir(parents=True)
-        for name in _FILES:  # the database last: while it is there, the next open finds the damage again
-            if (self.data_dir / name).exists():
-                os.replace(self.data_dir / name, home / name)
         return home
+
+    def _move(self, database: Database, home: Path) -> None:
+        """Moves the files, between two transactions of whoever still writes to them."""
+        with ExitStack() as stack:
+            with suppress(StoreDamaged):
+                stack.enter_context(database.write())
+            for name in _FILES:  # the database last: while it is there, the next open finds that this was begun
+                # and opens it, which makes an empty log where the one with events has gone already
+                if (self.data_dir / name).exists() and not (home / name).exists():
+                    os.replace(self.data_dir / name, home / name)
 
     def _homes(self) -> list[Path]:
         if not self.folder.is_dir():
@@ -78,26 +121,16 @@ class Quarantine:
         return sorted((one for one in self.folder.iterdir() if one.name.isdecimal()), key=lambda one: int(one.name))
 
     def reports(self) -> dict[str, Mapping[str, Any] | None]:
-        """Per damaged store what was recovered of it, None where nothing was tried yet."""
-        found = {}
-        for home in self._homes():
-            report = home / _REPORT
-            found[home.name] = json.loads(report.read_text("utf-8")) if report.is_file() else None
-        return found
+        """Per damaged store what was recovered of it, None where it waits."""
+        return {home.name: _read(home / _REPORT) for home in self._homes()}
 
     def waiting(self) -> list[Path]:
         """Damaged stores of which nothing was recovered yet, the oldest first."""
         return [home for home in self._homes() if not (home / _REPORT).is_file()]
 
-    def try_again(self) -> None:
-        """Makes those wait again of which nothing could be recovered."""
-        for name, report in self.reports().items():
-            if report and "error" in report:
-                (self.folder / name / _REPORT).unlink()
-
     def salvaged(self, home: Path) -> Salvaged:
         """Events and tombstones of a damaged store."""
-        return salvage(home / "edgerec.db", home / "edgerec.db-wal")
+        return salvage(home / DATABASE, home / f"{DATABASE}-wal")
 
     def finished(self, home: Path, report: Mapping[str, Any]) -> None:
         """Keeps what came of it, and deletes old stores of which all was recovered that could be."""
@@ -108,17 +141,27 @@ class Quarantine:
 
     def restore_side_tables(self, home: Path, database: Database) -> None:
         """Takes over what SQLite can still read of bundles, settings, the overlay and exposures."""
-        with scratch(self.folder) as folder:
+        with undisturbed(self.data_dir), scratch(self.folder) as folder:
             for name in _FILES:
                 if (home / name).exists():
                     shutil.copyfile(home / name, folder / name)
             for table in _SIDE_TABLES:
-                rows = [row for row in _readable(folder / "edgerec.db", table) if _sound(table, row)]
+                rows = [row for row in _readable(folder / DATABASE, table) if _sound(table, row)]
                 with database.write() as connection:
                     for row in rows:
                         names, places = ", ".join(f'"{name}"' for name in row), ", ".join("?" * len(row))
                         insert = f"INSERT OR IGNORE INTO {table} ({names}) VALUES ({places})"
                         connection.execute(insert, tuple(row.values()))
+
+
+def _read(report: Path) -> Mapping[str, Any] | None:
+    try:
+        found = json.loads(report.read_text("utf-8"))
+        return found if isinstance(found, dict) and isinstance(found.get("added"), int) else {"added": 0}
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        return {"added": 0}
 
 
 def _readable(path: Path, table: str) -> list[dict[str, Any]]:
