@@ -109,7 +109,7 @@ def _entries(source: Path, columns: _Columns, n_items: int) -> Iterator[_Entry]:
             try:
                 row, item, title, attributes = _parse(line)
                 if not 0 <= row < n_items or seen[row]:
-                    raise BundleInvalid(f"row {row} is taken or outside 0 … {n_items - 1}")
+                    raise BundleInvalid(f"row {shown(row)} is taken or outside 0 … {n_items - 1}")
                 seen[row] = 1
                 columns.add(row, attributes)
             except BundleInvalid as error:
@@ -143,7 +143,7 @@ def _decode(line: bytes) -> Any:
         data, end = _DECODER.raw_decode(text)
     except (ValueError, RecursionError) as error:
         raise BundleInvalid(f"not valid JSON in UTF-8: {error}") from None
-    if not text[end:].strip():
+    if not text[end:].strip(" \t\r\n"):
         return data
     raise BundleInvalid("not valid JSON: more than one value")
 

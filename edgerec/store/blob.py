@@ -64,6 +64,6 @@ def decode_state(blob: bytes) -> State:
             offset += array.nbytes
         if offset != len(blob):
             raise ValueError("length differs")
-    except (struct.error, ValueError, TypeError, RecursionError) as error:
+    except (struct.error, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise StoreDamaged(f"a learned state is damaged: {error}", hint="it can be relearned from the events") from None
     return state
