@@ -7,8 +7,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,63 +21,74 @@ from faults.shim import environment
 
 @dataclass
 class Crowd:
-    """What the threads of one process did; waits in seconds. `busy`: how often StoreBusy was raised."""
+    """What the threads of one process did; waits in seconds. `busy`: how often StoreBusy was raised; such a record is
+    repeated, and `longest_record` counts all of it, `longest_call` each call."""
 
     acknowledged: int = 0
     busy: int = 0
+    longest_call: float = 0.0
     longest_record: float = 0.0
     longest_read: float = 0.0
     errors: list[str] = field(default_factory=list)
 
 
+class Thread(threading.Thread):
+    """Records so many events and asks for a page after each, once all its fellows are ready."""
+
+    def __init__(self, rec: edgerec.Recommender, name: str, records: int, start: threading.Barrier) -> None:
+        super().__init__(name=name, daemon=True)
+        self.rec, self.records, self.ready = rec, records, start
+        self.done = Crowd()
+
+    def run(self) -> None:
+        self.ready.wait()
+        try:
+            for number in range(self.records):
+                self.done.longest_record = max(self.done.longest_record, self._record(f"{self.name}.{number}"))
+                began = time.perf_counter()
+                assert len(self.rec.recommend(5)) == 5
+                self.done.longest_read = max(self.done.longest_read, time.perf_counter() - began)
+        except Exception as error:
+            self.done.errors.append(f"{self.name}: {type(error).__name__}: {error}")
+
+    def _record(self, event_id: str) -> float:
+        """Records one event, however often it takes; the seconds it took."""
+        began = time.perf_counter()
+        while True:
+            tried = time.perf_counter()
+            try:
+                receipt = self.rec.record(f"i{hash(event_id) % 60}", "click", event_id=event_id)
+                assert receipt.status == "stored"
+                self.done.acknowledged += 1
+                return time.perf_counter() - began
+            except StoreBusy:
+                self.done.busy += 1
+            finally:
+                self.done.longest_call = max(self.done.longest_call, time.perf_counter() - tried)
+
+
 def crowd(bundle: Path, state: Path, name: str, *, threads: int, records: int) -> Crowd:
-    """Each thread records so many events and asks for a page after each."""
-    done, lock, start = Crowd(), threading.Lock(), threading.Barrier(threads)
+    """The threads of one process."""
+    start = threading.Barrier(threads)
     with edgerec.open(bundle, state, plugins=[sgd]) as rec:
-        workers = [
-            threading.Thread(target=_work, args=(rec, f"{name}.{number}", records, done, lock, start), daemon=True)
-            for number in range(threads)
-        ]
+        workers = [Thread(rec, f"{name}.{number}", records, start) for number in range(threads)]
         for worker in workers:
             worker.start()
         for worker in workers:
             worker.join()
-    return done
+    return together([worker.done for worker in workers])
 
 
-def _work(
-    rec: edgerec.Recommender, name: str, records: int, done: Crowd, lock: threading.Lock, start: threading.Barrier
-) -> None:
-    own = Crowd()
-    start.wait()
-    try:
-        for number in range(records):
-            began = time.perf_counter()
-            while not _recorded(rec, f"{name}.{number}", own):
-                own.busy += 1
-            recorded = time.perf_counter()
-            page = rec.recommend(5)
-            assert len(page) == 5
-            own.acknowledged += 1
-            own.longest_record = max(own.longest_record, recorded - began)
-            own.longest_read = max(own.longest_read, time.perf_counter() - recorded)
-    except Exception as error:
-        own.errors.append(f"{name}: {type(error).__name__}: {error}")
-    with lock:
-        done.acknowledged += own.acknowledged
-        done.busy += own.busy
-        done.longest_record = max(done.longest_record, own.longest_record)
-        done.longest_read = max(done.longest_read, own.longest_read)
-        done.errors += own.errors
-
-
-def _recorded(rec: edgerec.Recommender, event_id: str, own: Crowd) -> bool:
-    try:
-        receipt = rec.record(f"i{hash(event_id) % 60}", "click", event_id=event_id)
-    except StoreBusy:
-        return False
-    assert receipt.status == "stored"
-    return True
+def together(crowds: Sequence[Crowd]) -> Crowd:
+    """What several did."""
+    return Crowd(
+        sum(one.acknowledged for one in crowds),
+        sum(one.busy for one in crowds),
+        max(one.longest_call for one in crowds),
+        max(one.longest_record for one in crowds),
+        max(one.longest_read for one in crowds),
+        [error for one in crowds for error in one.errors],
+    )
 
 
 def crowds(bundle: Path, state: Path, *, processes: int, threads: int, records: int, seconds: float) -> dict[str, Any]:
@@ -92,22 +103,12 @@ def crowds(bundle: Path, state: Path, *, processes: int, threads: int, records: 
         for n in range(processes)
     ]
     try:
-        told = [json.loads(one.communicate(timeout=seconds)[0]) for one in running]
+        told = [Crowd(**json.loads(one.communicate(timeout=seconds)[0])) for one in running]
     finally:
         for one in running:
             one.kill()
     took = time.perf_counter() - began
-    return {**_together(told), "seconds": took, **_stored(bundle, state)}
-
-
-def _together(told: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    return {
-        "acknowledged": sum(one["acknowledged"] for one in told),
-        "busy": sum(one["busy"] for one in told),
-        "longest_record": max(one["longest_record"] for one in told),
-        "longest_read": max(one["longest_read"] for one in told),
-        "errors": [error for one in told for error in one["errors"]],
-    }
+    return {**asdict(together(told)), "seconds": took, **_stored(bundle, state)}
 
 
 def _stored(bundle: Path, state: Path) -> dict[str, Any]:
@@ -122,4 +123,5 @@ def _stored(bundle: Path, state: Path) -> dict[str, Any]:
 
 if __name__ == "__main__":
     bundle, state, threads, records, name = sys.argv[1:]
-    print(json.dumps(crowd(Path(bundle), Path(state), name, threads=int(threads), records=int(records)).__dict__))
+    done = crowd(Path(bundle), Path(state), name, threads=int(threads), records=int(records))
+    print(json.dumps(asdict(done)))

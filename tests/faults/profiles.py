@@ -12,7 +12,7 @@ import edgerec
 from edgerec.profile_file import read
 from edgerec.store.database import DAMAGED
 from edgerec.types import Event
-from faults.operations import PAST, Arm, Operation, Whole, events
+from faults.operations import NEW_ITEM, PAST, Arm, Install, Operation, Whole, events
 from faults.world import Model, World
 
 
@@ -130,11 +130,23 @@ class Retain(Whole):
 
 
 class Repair(Whole):
-    """A damaged store is set aside, and all that it holds comes back."""
+    """A damaged store is set aside, and all that it holds comes back; settings too where SQLite can read them."""
 
     def __init__(self, part: str) -> None:
         self.name = f"open with {part} damaged"
         self.part = part
+
+    def ready(self, rec: edgerec.Recommender, world: World) -> None:
+        if self.part != "the header":
+            rec.update_catalogue([NEW_ITEM])
+            rec.install(world.second)
+            rec.pause_learning()
+
+    def before(self, world: World) -> Model:
+        before = super().before(world)
+        if self.part == "the header":
+            return before
+        return Install().after(replace(before, overlay=frozenset((str(NEW_ITEM["item"]),)), paused=True), world, "")
 
     def prepare(self, world: World) -> None:
         super().prepare(world)
