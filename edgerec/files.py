@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+from typing import IO
 
 try:
     import fcntl
@@ -137,12 +138,29 @@ def _presence(parent: Path) -> Iterator[None]:
 
 
 @contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """Holds a lock file against other threads and processes, where the system has such locks."""
+def exclusive(path: Path, *, wait_s: float | None = None) -> Iterator[None]:
+    """Holds a lock file against other threads and processes, where the system has such locks.
+
+    Raises TimeoutError where it is held by another for longer than `wait_s`; None waits for ever.
+    """
     with path.open("ab") as lock:
         if fcntl is not None:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            _lock(lock, wait_s)
         yield
+
+
+def _lock(file: IO[bytes], wait_s: float | None) -> None:
+    if wait_s is None:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        return
+    until = time.monotonic() + wait_s
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                raise TimeoutError from None
+            time.sleep(0.005)
 
 
 def _sweep(parent: Path, before: float) -> None:

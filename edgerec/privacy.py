@@ -56,7 +56,7 @@ def forget(device: Device, item: str | None = None) -> Forgotten:
 
     from edgerec.store.quarantine import undisturbed
 
-    with undisturbed(device.data_dir):  # or what another process recovers meanwhile would come back
+    with undisturbed(device.data_dir, device.config.wait_s):  # or what another recovers meanwhile would come back
         done = _take_out(
             device, gone, without, lambda connection: ExposureTable.remove(connection, item=item), bury=True
         )

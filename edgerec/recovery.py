@@ -51,8 +51,10 @@ def recover(device: Device) -> None:
     quarantine = _quarantine(device)
     for home in quarantine.waiting():
         try:
-            with undisturbed(device.data_dir):  # or what another process forgets meanwhile would come back
-                quarantine.finished(home, _merged(device, quarantine, home))
+            # or what another process forgets meanwhile would come back; one that recovers is not waited for
+            with undisturbed(device.data_dir, 0):
+                if home in quarantine.waiting():
+                    quarantine.finished(home, _merged(device, quarantine, home))
         except (EdgeRecError, OSError) as error:
             log.warning("a damaged store waits to be recovered: %s", type(error).__name__)
 

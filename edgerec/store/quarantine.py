@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from edgerec.errors import StoreDamaged, StoreError
+from edgerec.errors import StoreBusy, StoreDamaged, StoreError
 from edgerec.files import exclusive, scratch, write_whole
 from edgerec.store.blob import decode_state
 from edgerec.store.database import DAMAGED, QUARANTINE, Database
@@ -54,11 +54,13 @@ def check(database: Database) -> None:
 
 
 @contextmanager
-def undisturbed(data_dir: Path) -> Iterator[None]:
-    """Within the block nobody else sets a store aside, recovers one, or forgets. Raises StoreError."""
+def undisturbed(data_dir: Path, wait_s: float) -> Iterator[None]:
+    """Within the block nobody else sets a store aside, recovers one, or forgets. Raises StoreBusy or StoreError."""
     with ExitStack() as stack:
         try:
-            stack.enter_context(exclusive(data_dir / _LOCK))
+            stack.enter_context(exclusive(data_dir / _LOCK, wait_s=wait_s))
+        except TimeoutError:
+            raise StoreBusy("another process recovers a damaged store, or forgets", hint="try again later") from None
         except OSError as error:
             raise StoreError(f"{data_dir} cannot be locked: {error.strerror}", hint="is data_dir writable?") from None
         yield
@@ -77,7 +79,7 @@ class Quarantine:
         Raises StoreError where it cannot be moved, or another process does not let go of it.
         """
         database.close()
-        with undisturbed(self.data_dir):  # another process may just have done so
+        with undisturbed(self.data_dir, database.wait_s):  # another process may just have done so
             try:
                 home = self._begun()
                 if home is None and _damaged(database):
@@ -141,7 +143,7 @@ class Quarantine:
 
     def restore_side_tables(self, home: Path, database: Database) -> None:
         """Takes over what SQLite can still read of bundles, settings, the overlay and exposures."""
-        with undisturbed(self.data_dir), scratch(self.folder) as folder:
+        with undisturbed(self.data_dir, database.wait_s), scratch(self.folder) as folder:
             for name in _FILES:
                 if (home / name).exists():
                     shutil.copyfile(home / name, folder / name)
