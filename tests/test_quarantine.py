@@ -33,9 +33,9 @@ rec = edgerec.open(sys.argv[1], sys.argv[2], plugins=["edgerec_plugins.sgd"])
 for n in range(first, last):
     rec.record(f"i{n % 60}", "click", event_id=f"event {n:03}", at=1.7e9 + n)
 if sys.argv[5] == "close":
-    rec.pause_learning()
     rec.close()
 else:
+    rec.pause_learning()
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -85,6 +85,7 @@ def spoilt(opener: Opener, tmp_path: Path, bundle_path: Path) -> Path:
     assert run(LIVE_AND_DIE, bundle_path, state, 0, N, "close") == 0
     assert run(LIVE_AND_DIE, bundle_path, state, N, N + LATE, "die") == -signal.SIGKILL
     spoil(state)
+    (state / DAMAGED).touch()  # as whoever finds it does; who opens a store without looking at it ends its log
     return state
 
 
