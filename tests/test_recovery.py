@@ -138,6 +138,12 @@ def half(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def a_name(path: Path) -> None:
+    """One byte of the schema, so that what SQLite says of it is no text."""
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"CREATE TABLE", b"CREATE T\xbeBLE", 1))
+
+
 def no_tables(path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("DROP TABLE states")
@@ -145,7 +151,7 @@ def no_tables(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "least"), [(junk, 0), (zeros, 0), (head_gone, N - 10), (half, 0), (no_tables, N - 10)]
+    ("damage", "least"), [(junk, 0), (zeros, 0), (head_gone, N - 10), (half, 0), (no_tables, N - 10), (a_name, N - 10)]
 )
 def test_a_ruined_file_is_set_aside_and_serving_starts_anew(
     opener: Opener, tmp_path: Path, lived: dict[str, tuple[object, ...]], damage: Callable[[Path], None], least: int

@@ -239,6 +239,11 @@ class translated:  # noqa: N801
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, StoreDamaged):
             _mark(self.path)
+        if isinstance(error, UnicodeDecodeError):  # of what SQLite says of a damaged schema, in the schema's words
+            _mark(self.path)
+            raise StoreDamaged(
+                f"{self.path} is not a sound SQLite database: a name is not UTF-8", hint=REPAIR
+            ) from None
         if not isinstance(error, sqlite3.DatabaseError) or isinstance(error, sqlite3.IntegrityError):
             return
         # Python's own: a text that is not UTF-8, which its message repeats
