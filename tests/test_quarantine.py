@@ -211,6 +211,10 @@ DAMAGES = {
     "a tombstone": "UPDATE tombstones SET digest = 'text'",
     "the tombstones' key": "UPDATE meta SET value = 'no hex' WHERE key = 'tombstone_key'",
     "the generation": "UPDATE meta SET value = x'ff' WHERE key = 'generation'",
+    "a setting's text": "UPDATE meta SET value = CAST(x'ff' AS TEXT) WHERE key = 'overlay'",
+    "an overlay item's text": "UPDATE items_overlay SET title = CAST(x'ff' AS TEXT)",
+    "a bundle's text": "UPDATE bundles SET reason = CAST(x'ff' AS TEXT)",
+    "a page's text": "UPDATE exposures SET scenario = CAST(x'ff' AS TEXT)",
     "what failed": "INSERT INTO meta (key, value) VALUES ('plugin_failures', '{')",
     "a state": "UPDATE states SET blob = x'00'",
 }
@@ -223,8 +227,9 @@ def test_damage_beside_the_events_never_keeps_an_app_out(opener: Opener, tmp_pat
     with opener() as rec:
         rec.install(tiny_bundle(tmp_path / "second.edgerec", version=2))
         rec.update_catalogue([{"item": "new", "title": "New", "vector": [0.5] * 8}])
+        page = rec.recommend(3)
         for n in range(10):
-            rec.record(f"i{n}", "click", event_id=f"event {n}")
+            rec.record(f"i{n}", "click", event_id=f"event {n}", recommendation_id=page.id)
         rec.forget("i9")
     with sqlite3.connect(state / "edgerec.db") as connection:
         connection.execute(DAMAGES[what])

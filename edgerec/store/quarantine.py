@@ -45,6 +45,9 @@ def check(database: Database) -> None:
         (found,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
         if found != "ok":
             raise StoreDamaged(f"{database.path}: {found}")
+        for table in (*_SIDE_TABLES, "overlay_places"):
+            for _ in connection.execute(f"SELECT * FROM {table}"):  # a text that is none is met by who reads it alone
+                pass
         EventTable.after(connection)
         BundleTable.all(connection)
         OverlayTable.all(connection)
@@ -170,14 +173,23 @@ def _readable(path: Path, table: str) -> list[dict[str, Any]]:
     """The rows of a table up to the first that cannot be read."""
     rows: list[dict[str, Any]] = []
     connection = sqlite3.connect(path)
+    connection.text_factory = _text
     try:
         for values in (cursor := connection.execute(f"SELECT * FROM {table}")):
             rows.append({column[0]: value for column, value in zip(cursor.description, values, strict=True)})
-    except sqlite3.DatabaseError:
+    except (sqlite3.DatabaseError, UnicodeDecodeError):  # the latter of SQLite's own message
         pass
     finally:
         connection.close()
     return rows
+
+
+def _text(data: bytes) -> str | bytes:
+    """A text, or the bytes of what is none."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data
 
 
 def _sound(table: str, row: Mapping[str, Any]) -> bool:
@@ -187,6 +199,8 @@ def _sound(table: str, row: Mapping[str, Any]) -> bool:
             sound_bundle([row[name] for name in BundleRow.__match_args__])
         elif table == "items_overlay":
             sound_item([row[name] for name in OverlayItem.__match_args__])
+        elif any(isinstance(value, bytes) for value in row.values()):
+            return False
     except (StoreDamaged, KeyError):
         return False
     return True
