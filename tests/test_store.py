@@ -8,14 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sqlite_utils
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from edgerec.errors import EventConflict, StoreBusy, StoreDamaged, StoreTooNew
-from edgerec.store import Database, EventRow, EventTable, MetaTable, StateTable, decode_state, encode_state
+from edgerec.store import Database, EventRow, EventTable, MetaTable, StateTable, decode_state, encode_state, migrations
 from edgerec.store.database import SCHEMA
 from edgerec.store.events import same_payload
+from edgerec.store.salvage import salvage
 
 
 def row(event_id: str = "e1", at: int = 5, **changes: object) -> EventRow:
@@ -109,6 +111,44 @@ def test_a_newer_schema_is_not_touched(tmp_path: Path) -> None:
     with sqlite3.connect(path) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (SCHEMA + 1,)
     connection.close()
+
+
+@pytest.mark.parametrize("number", [0, 2, SCHEMA - 1])
+def test_a_number_that_is_too_low_is_put_right(tmp_path: Path, number: int) -> None:
+    """Or every open would look for migrations, which takes as long as opening."""
+    database = Database(tmp_path / "edgerec.db")
+    with database.write() as connection:
+        EventTable.insert(connection, [row()])
+        connection.execute(f"PRAGMA user_version = {number}")
+    database.close()
+    with database.read() as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (SCHEMA,)
+        assert [one.event_id for one in EventTable.after(connection)] == ["e1"]
+
+
+ODD = [
+    row("zero", value=-0.0),
+    row("whole", value=3.0, at=2**62),
+    row("tiny", value=5e-324, at=-(2**62)),
+    row("huge", value=1e308, item="\U0010ffff" * 256),
+    row("after a NUL\0é", item="\0", group="g\0", context='{"a":"\\u0000"}'),
+]
+
+
+@pytest.mark.parametrize("schema", range(1, SCHEMA))
+def test_odd_values_of_older_schemas_get_checksums_that_hold(tmp_path: Path, schema: int) -> None:
+    older = sqlite_utils.Database(sqlite3.connect(tmp_path / "edgerec.db"))
+    later = [migration.name for migration in migrations.store.pending(older)][schema:]
+    migrations.store.apply(older, stop_before=later[0])
+    names = [name for name in EventRow.__match_args__ if name in older["events"].columns_dict and name != "seq"]
+    older["events"].insert_all([{name: getattr(one, name) for name in names} for one in ODD])
+    older.conn.close()
+    database = Database(tmp_path / "edgerec.db")
+    with database.read() as connection:
+        stored = EventTable.after(connection)
+    assert [one.payload() for one in stored] == [one.payload() for one in ODD]
+    database.close()
+    assert salvage(tmp_path / "edgerec.db", tmp_path / "none").rows == stored
 
 
 def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ import sqlite3
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
+from edgerec.store.database import SCHEMA
+
 store = Migrations("edgerec")
 
 
@@ -95,10 +97,10 @@ def m003_passed(db: Database) -> None:
 @store()
 def m004_trust(db: Database) -> None:
     """Checksums of events, and what is left of those that were forgotten."""
-    from edgerec.store.events import EventRow, checksum
+    from edgerec.store.events import checksum
 
+    names = ", ".join(f'"{name}"' for name in db["events"].columns_dict if name != "seq")
     db["events"].add_column("crc", int)  # type: ignore[union-attr]
-    names = ", ".join(f'"{name}"' for name in EventRow.__match_args__[1:])
     for seq, *values in db.execute(f"SELECT seq, {names} FROM events").fetchall():
         db.execute("UPDATE events SET crc = ? WHERE seq = ?", (checksum(values), seq))
     db["tombstones"].create({"seq": int, "key": bytes, "digest": bytes}, pk="seq", not_null={"key", "digest"})  # type: ignore[union-attr]
@@ -107,5 +109,6 @@ def m004_trust(db: Database) -> None:
 
 
 def migrate(connection: sqlite3.Connection) -> None:
-    """Applies what is pending; each step wholly or not at all."""
+    """Applies what is pending; each step wholly or not at all. A number that was damaged is put right."""
     store.apply(Database(connection))
+    connection.execute(f"PRAGMA user_version = {SCHEMA}")
