@@ -55,17 +55,18 @@ def examine(data_dir: Path | None = None, bundle: Path | None = None) -> list[Fi
     return found + [finding for path in dict.fromkeys(path.resolve() for path in paths) for finding in _bundle(path)]
 
 
-def repair(data_dir: Path, bundle: Path) -> list[str]:
+def repair(data_dir: Path, bundle: Path, config: Path | None = None) -> list[str]:
     """Sets a damaged store aside, recovers what it and earlier ones hold, and finishes erasures; says what it did.
 
-    Raises what `edgerec.open` raises where that cannot be done.
+    `config`: the app's, without which it is learned anew by the defaults. Raises what `edgerec.open` raises, and
+    StoreError where something could not be recovered.
     """
     quarantine = Quarantine(data_dir)
     done = []
     if (data_dir / "edgerec.db").exists() and (home := quarantine.take(Database(data_dir / "edgerec.db"))):
         done.append(f"the damaged store was set aside: {home}")
     waiting = [home.name for home in quarantine.waiting()]
-    with edgerec.open(bundle, data_dir) as rec:
+    with edgerec.open(bundle, data_dir, config=config) as rec:
         n_events = rec.stats()["events"]
     for name, report in quarantine.reports().items():
         if report is None:

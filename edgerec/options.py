@@ -20,6 +20,7 @@ def show(result: Any, as_json: bool, text: str) -> None:
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+config_option = click.option("--config", type=click.Path(path_type=Path), help="Settings, a TOML file.")
 scenario_option = click.option(
     "--scenario",
     default="default",
@@ -37,7 +38,7 @@ def device_options(command: F) -> F:
             type=click.Path(path_type=Path, file_okay=False),
             help="The user's data directory, made if absent; without it, a new user's.",
         ),
-        click.option("--config", type=click.Path(path_type=Path), help="Settings, a TOML file."),
+        config_option,
         json_option,
     )
     for option in reversed(options):

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from bundles import tiny_bundle
 from click.testing import CliRunner, Result
-from conftest import Opener
+from conftest import Opener, same_state
 
 from edgerec import doctor
 from edgerec.cli import main
@@ -71,6 +71,23 @@ def test_damage_is_named_and_repaired(state: Path, bundle_path: Path) -> None:
     assert "19 events" in findings(repaired)["store"][0]["message"]
     assert any("19 events recovered" in one for one in json.loads(repaired.stdout)["repaired"])
     assert findings(run("--state", state, "--json"))["quarantine"][0]["status"] == "warning"
+
+
+def test_what_is_recovered_is_learned_by_the_apps_own_settings(
+    opener: Opener, tmp_path: Path, state: Path, bundle_path: Path
+) -> None:
+    (tmp_path / "app.toml").write_text('[learning]\nupdater = "foldin"\n')
+    with sqlite3.connect(state / "edgerec.db") as connection:
+        connection.execute("UPDATE events SET kind = 'purchase' WHERE seq = 3")
+    connection.close()
+    (state / "quarantine").mkdir()
+    (state / "quarantine" / "7").mkdir()
+    (state / "quarantine" / "7" / "recovered.json").write_bytes(b"{")
+    result = run("--state", state, "--bundle", bundle_path, "--config", tmp_path / "app.toml", "--repair", "--json")
+    assert result.exit_code == 0, result.output
+    snapshot = opener(config=tmp_path / "app.toml")._device.snapshot()
+    assert snapshot.learned.steps == 19
+    assert same_state(snapshot.learned, snapshot.engine.replay(opener()._device.events(), obey=True).learned)
 
 
 def test_an_index_that_disagrees_with_its_table_is_found(state: Path, bundle_path: Path) -> None:
