@@ -28,6 +28,7 @@ from edgerec.trials import clear_trial
 
 _KEY = "tombstone_key"
 _DAY = 86_400_000_000
+_SLACK = 10
 
 
 @record
@@ -65,23 +66,34 @@ def forget(device: Device, item: str | None = None) -> Forgotten:
 
 
 def retire(device: Device) -> Forgotten:
-    """Takes out what is older than the app's configuration says, and the oldest where there are too many.
+    """Takes out what is older than the app's configuration says, and the oldest where there are a tenth too many.
 
-    Whole days count, so that it happens once a day at most. Raises as `forget` does.
+    Learning anew takes its time: whole days count, so that it happens once a day at most, and a few events more are no
+    reason for it. Raises as `forget` does.
     """
     days, most = device.config.retention_days, device.config.retention_events
     oldest = None if days is None else (round(device.clock() * 1e6) // _DAY - days) * _DAY
-    rows = device.events()
-    kept = [row for row in rows if oldest is None or min(row.at, row.received) >= oldest]
-    kept = kept[len(kept) - most :] if most is not None and len(kept) > most else kept
-    if len(kept) == len(rows):
+    with device.database.read() as connection:
+        count, first = EventTable.extent(connection)
+        shown = ExposureTable.first(connection)
+    many = most is not None and count > most + most // _SLACK
+    old_events, old_pages = [oldest is not None and at is not None and at < oldest for at in (first, shown)]
+    if not (many or old_events or old_pages):
         return Forgotten(0, 0)
-    stays = {row.event_id for row in kept}
 
-    def old_exposures(connection: sqlite3.Connection) -> int:
+    def exposures(connection: sqlite3.Connection) -> int:
         return 0 if oldest is None else ExposureTable.remove(connection, before=oldest)
 
-    done = _take_out(device, lambda row: row.event_id not in stays, lambda row: row, old_exposures, bury=False)
+    if many or old_events:
+        rows = device.events()
+        kept = [row for row in rows if oldest is None or min(row.at, row.received) >= oldest]
+        stays = {row.event_id for row in (kept[-most:] if many and most is not None else kept)}
+        goes = {row.event_id for row in rows} - stays  # and nothing that comes in meanwhile
+        done = _take_out(device, lambda row: row.event_id in goes, lambda row: row, exposures, bury=False)
+    else:
+        with device.latest() as (connection, _):
+            done = Forgotten(0, exposures(connection))
+            MetaTable.set(connection, PENDING, "1")
     erase(device)
     return done
 

@@ -17,10 +17,12 @@ import pytest
 from conftest import START, Clock, Opener, same_state
 
 import edgerec
+from edgerec import privacy
 from edgerec.errors import ConfigError, ForgetPending, ProfileInvalid
 from edgerec.hookspecs import hookimpl
 from edgerec.statistics import failures_in
 from edgerec.store import Database
+from edgerec.types import Event
 
 N_SECRETS = 500
 
@@ -247,6 +249,49 @@ def test_only_so_many_events_are_kept(opener: Opener, clock: Clock) -> None:
     rec.close()
     kept = opener(config={"retention": {"events": 4}})
     assert [row.item for row in kept._device.events()] == ["i6", "i7", "i8", "i9"]
+
+
+def test_a_few_events_too_many_are_no_reason_to_learn_all_anew(opener: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    rec = opener()
+    rec.record_many([Event("i1", "click", event_id=f"e{n}") for n in range(22)])
+    rec.close()
+    config = {"retention": {"events": 20}}
+    with opener(config=config) as kept:
+        assert len(kept._device.events()) == 22
+        kept.record("i2", "click", event_id="e22")
+    assert [row.event_id for row in opener(config=config)._device.events()] == [f"e{n}" for n in range(3, 23)]
+
+
+def test_pages_grow_old_where_events_do_not(opener: Opener, clock: Clock, tmp_path: Path) -> None:
+    rec = opener()
+    page = rec.recommend(5)
+    rec._device.flush()
+    clock.pass_days(10)
+    rec.record("i1", "click", event_id="new")
+    assert rec.recommend(3).id != page.id
+    rec.close()
+    assert found_in(tmp_path / "state", [page.id]) != {}
+    kept = opener(config={"retention": {"days": 3}})
+    assert (kept.stats()["events"], kept.stats()["exposures"]) == (1, 3)
+    assert found_in(tmp_path / "state", [page.id]) == {}
+
+
+def test_what_comes_in_while_old_events_are_taken_out_stays(
+    opener: Opener, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = opener()
+    other.record("i1", "click", event_id="old")
+    clock.pass_days(10)
+    relearn = privacy.relearn
+
+    def late(*arguments: Any, **named: Any) -> object:
+        monkeypatch.undo()
+        other.record("i2", "click", event_id="meanwhile")
+        return relearn(*arguments, **named)
+
+    monkeypatch.setattr(privacy, "relearn", late)
+    rec = opener(config={"retention": {"days": 3}})
+    assert [row.event_id for row in rec._device.events()] == ["meanwhile"]
 
 
 @pytest.mark.parametrize("section", [{"days": 0}, {"events": -1}, {"days": "3"}])

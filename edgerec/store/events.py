@@ -161,6 +161,12 @@ class EventTable:
         return dict(connection.execute(query, (received,)))
 
     @staticmethod
+    def extent(connection: sqlite3.Connection) -> tuple[int, int | None]:
+        """How many events there are, and when the earliest happened, in microseconds, but not after it arrived."""
+        count, first = connection.execute("SELECT count(*), min(min(at, received)) FROM events").fetchone()
+        return count, first
+
+    @staticmethod
     def decide(connection: sqlite3.Connection, rows: Iterable[EventRow]) -> None:
         """Stores `learned` and `verdict` of events that were learned from anew."""
         connection.executemany(

@@ -109,6 +109,12 @@ class ExposureTable:
         return connection.execute(query, (item, before)).rowcount
 
     @staticmethod
+    def first(connection: sqlite3.Connection) -> int | None:
+        """When the earliest was shown, in microseconds."""
+        first: int | None = connection.execute("SELECT min(at) FROM exposures").fetchone()[0]
+        return first
+
+    @staticmethod
     def scenario_of(connection: sqlite3.Connection, recommendation_id: str) -> str | None:
         row = connection.execute(
             "SELECT scenario FROM exposures WHERE recommendation_id = ? LIMIT 1", (recommendation_id,)
