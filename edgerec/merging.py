@@ -14,6 +14,7 @@ from edgerec.relearning import relearn
 from edgerec.store import EventRow, MetaTable, StateTable, TombstoneTable
 from edgerec.store.events import same_payload
 from edgerec.store.tables import Tombstone, tombstone
+from edgerec.trials import clear_trial
 
 
 @record
@@ -59,6 +60,7 @@ def merge(
         TombstoneTable.add(connection, tombstones)
         if removed[0]:
             clear_traces(connection)
+            clear_trial(connection)
 
     relearn(device, store, change=change)
     return merged[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,8 +20,8 @@ T = TypeVar("T")
 
 def started(device: Device, start: Callable[[], T]) -> T:
     """Starts a device; over a damaged store, with what could be recovered of it, and with what was due erased."""
-    result = _started(device, start)
-    recover(device)
+    result, unsettled = _started(device, start)
+    recover(device, unsettled)
     with device.database.read() as connection:
         pending = MetaTable.get(connection, PENDING) is not None
     if pending or device.config.retains:
@@ -31,19 +31,24 @@ def started(device: Device, start: Callable[[], T]) -> T:
     return result
 
 
-def _started(device: Device, start: Callable[[], T]) -> T:
-    if (device.data_dir / DAMAGED).exists() or (device.data_dir / QUARANTINE).exists():
-        _prepare(device)
+def _started(device: Device, start: Callable[[], T]) -> tuple[T, Collection[Path]]:
+    """What `start` gives, and damaged stores whose settings could not be taken over."""
+    unsettled: Collection[Path] = ()
+    if (device.data_dir / DAMAGED).exists():
+        unsettled = _set_aside(device)
+    elif (device.data_dir / QUARANTINE).exists():
+        unsettled = _restore(device)
     try:
-        return start()
+        return start(), unsettled
     except StoreDamaged as error:
         log.warning("the store is damaged and is set aside: %s", error)
-    _set_aside(device)
-    return start()
+    unsettled = _set_aside(device)
+    return start(), unsettled
 
 
-def recover(device: Device) -> None:
-    """Merges the events of every damaged store that waits; one that cannot be read or merged now waits on."""
+def recover(device: Device, unsettled: Collection[Path]) -> None:
+    """Merges the events of every damaged store that waits. One that cannot be read or merged now waits on, and so does
+    one of those that are `unsettled`."""
     if not (device.data_dir / QUARANTINE).exists():
         return
     from edgerec.store.quarantine import undisturbed
@@ -54,7 +59,9 @@ def recover(device: Device) -> None:
             # or what another process forgets meanwhile would come back; one that recovers is not waited for
             with undisturbed(device.data_dir, 0):
                 if home in quarantine.waiting():
-                    quarantine.finished(home, _merged(device, quarantine, home))
+                    report = _merged(device, quarantine, home)
+                    if home not in unsettled:
+                        quarantine.finished(home, report)
         except (EdgeRecError, OSError) as error:
             log.warning("a damaged store waits to be recovered: %s", type(error).__name__)
 
@@ -66,26 +73,22 @@ def _quarantine(device: Device) -> Quarantine:
     return Quarantine(device.data_dir)
 
 
-def _prepare(device: Device) -> None:
-    if (device.data_dir / DAMAGED).exists():
-        _set_aside(device)
-    else:
-        _restore(device)
-
-
-def _set_aside(device: Device) -> None:
+def _set_aside(device: Device) -> Collection[Path]:
     _quarantine(device).take(device.database)
-    _restore(device)
+    return _restore(device)
 
 
-def _restore(device: Device) -> None:
-    """Settings and bundles first: they decide what is started."""
+def _restore(device: Device) -> Collection[Path]:
+    """Settings and bundles first: they decide what is started. Those where it failed."""
     quarantine = _quarantine(device)
+    failed = []
     for home in quarantine.waiting():
         try:
             quarantine.restore_side_tables(home, device.database)
         except (EdgeRecError, OSError) as error:
             log.warning("settings of a damaged store were not recovered: %s", type(error).__name__)
+            failed.append(home)
+    return failed
 
 
 def _merged(device: Device, quarantine: Quarantine, home: Path) -> Mapping[str, Any]:

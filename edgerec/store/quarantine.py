@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ DATABASE = "edgerec.db"
 _LOCK = ".edgerec.quarantine.lock"
 _REPORT = "recovered.json"
 _SIDE_TABLES = ("bundles", "meta", "items_overlay", "exposures")
+_OF_THE_DISK = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
 _FILES = (f"{DATABASE}-wal", f"{DATABASE}-shm", DATABASE)
 
 
@@ -145,18 +146,32 @@ class Quarantine:
             shutil.rmtree(old, ignore_errors=True)
 
     def restore_side_tables(self, home: Path, database: Database) -> None:
-        """Takes over what SQLite can still read of bundles, settings, the overlay and exposures."""
+        """Takes over what SQLite can still read of bundles, settings, the overlay and exposures; what is there stays.
+
+        All of it or nothing. Raises StoreError or OSError.
+        """
         with undisturbed(self.data_dir, database.wait_s), scratch(self.folder) as folder:
             for name in _FILES:
                 if (home / name).exists():
                     shutil.copyfile(home / name, folder / name)
-            for table in _SIDE_TABLES:
-                rows = [row for row in _readable(folder / DATABASE, table) if _sound(table, row)]
-                with database.write() as connection:
-                    for row in rows:
-                        names, places = ", ".join(f'"{name}"' for name in row), ", ".join("?" * len(row))
-                        insert = f"INSERT OR IGNORE INTO {table} ({names}) VALUES ({places})"
-                        connection.execute(insert, tuple(row.values()))
+            found = {table: _readable(folder / DATABASE, table) for table in _SIDE_TABLES}
+            with database.write() as connection:
+                if BundleTable.all(connection):  # the app went on without what was installed
+                    found["bundles"] = [{**row, "status": "previous"} for row in found["bundles"] if _ran(row)]
+                for table, rows in found.items():
+                    _insert(connection, table, [row for row in rows if _sound(table, row)])
+
+
+def _ran(row: Mapping[str, Any]) -> bool:
+    return row.get("status") in ("current", "previous")
+
+
+def _insert(connection: sqlite3.Connection, table: str, rows: Iterable[Mapping[str, Any]]) -> None:
+    columns = {name for _, name, *_ in connection.execute(f"PRAGMA table_info({table})")}
+    for row in rows:
+        if columns.issuperset(row):
+            names, places = ", ".join(f'"{name}"' for name in row), ", ".join("?" * len(row))
+            connection.execute(f"INSERT OR IGNORE INTO {table} ({names}) VALUES ({places})", tuple(row.values()))
 
 
 def _read(report: Path) -> Mapping[str, Any] | None:
@@ -170,15 +185,18 @@ def _read(report: Path) -> Mapping[str, Any] | None:
 
 
 def _readable(path: Path, table: str) -> list[dict[str, Any]]:
-    """The rows of a table up to the first that cannot be read."""
+    """The rows of a table up to the first that is damaged. Raises StoreError where it is the disk that fails."""
     rows: list[dict[str, Any]] = []
     connection = sqlite3.connect(path)
     connection.text_factory = _text
     try:
         for values in (cursor := connection.execute(f"SELECT * FROM {table}")):
             rows.append({column[0]: value for column, value in zip(cursor.description, values, strict=True)})
-    except (sqlite3.DatabaseError, UnicodeDecodeError):  # the latter of SQLite's own message
+    except UnicodeDecodeError:  # of SQLite's own message
         pass
+    except sqlite3.DatabaseError as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _OF_THE_DISK:
+            raise StoreError(f"a copy of the damaged store: {error}", hint="is the disk full or read-only?") from None
     finally:
         connection.close()
     return rows
