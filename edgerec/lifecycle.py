@@ -21,6 +21,7 @@ from edgerec.plugins import Plugins
 from edgerec.records import changed, record
 from edgerec.relearning import relearn
 from edgerec.store import BundleRow, BundleTable
+from edgerec.store.database import QUARANTINE
 from edgerec.tidying import remove, unneeded
 from edgerec.trials import FAILED, ON, Probation, Trial, checkpoints, compared, probation, save_probation
 from edgerec.types import BundleFacts, BundleReview
@@ -282,6 +283,11 @@ def _end_probation(connection: sqlite3.Connection, failed: str | None, reason: s
 
 def _tidy(device: Device) -> None:
     """Removes what no switch can come back to; whatever goes wrong, the switch is done."""
+    if (device.data_dir / QUARANTINE).exists():
+        from edgerec.store.quarantine import Quarantine  # hardly any device has one
+
+        if Quarantine(device.data_dir).waiting():  # it may know of more bundles
+            return
     try:
         with device.database.read() as connection:
             keep = {row.digest for row in BundleTable.all(connection) if row.status in (CURRENT, PREVIOUS)}
