@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from edgerec.device import N_RECENT, Device, Snapshot, Stale, arrival
@@ -106,7 +105,7 @@ def _recorded(
     if not stored:
         return [receipts[place] for place in range(len(rows))], ()
     with device.write(before) as connection:
-        _insert(connection, stored)
+        EventTable.insert(connection, stored)
         if snapshot.learned is not before.learned:
             device.save_learned(connection, snapshot.engine, snapshot.learned)
     device.adopt(snapshot, added=len(stored))
@@ -116,13 +115,6 @@ def _recorded(
         for place in range(len(rows))
     ]
     return told, stored
-
-
-def _insert(connection: sqlite3.Connection, rows: Sequence[EventRow]) -> None:
-    try:
-        EventTable.insert(connection, rows)
-    except sqlite3.IntegrityError:  # another process stored the same event_id first
-        raise Stale from None
 
 
 def _without_duplicates(

@@ -215,6 +215,9 @@ DAMAGES = {
     "an overlay item's text": "UPDATE items_overlay SET title = CAST(x'ff' AS TEXT)",
     "a bundle's text": "UPDATE bundles SET reason = CAST(x'ff' AS TEXT)",
     "a page's text": "UPDATE exposures SET scenario = CAST(x'ff' AS TEXT)",
+    "a column of an index": "PRAGMA writable_schema = ON; UPDATE sqlite_master SET sql ="
+    " replace(sql, '\"event_id\"', '\"eventid\"') WHERE type = 'index' AND tbl_name = 'events';"
+    " PRAGMA writable_schema = OFF",
     "what failed": "INSERT INTO meta (key, value) VALUES ('plugin_failures', '{')",
     "a state": "UPDATE states SET blob = x'00'",
 }
@@ -232,7 +235,7 @@ def test_damage_beside_the_events_never_keeps_an_app_out(opener: Opener, tmp_pat
             rec.record(f"i{n}", "click", event_id=f"event {n}", recommendation_id=page.id)
         rec.forget("i9")
     with sqlite3.connect(state / "edgerec.db") as connection:
-        connection.execute(DAMAGES[what])
+        connection.executescript(DAMAGES[what])
     connection.close()
     tried: list[Callable[[edgerec.Recommender], object]] = [
         lambda rec: rec.recommend(5),

@@ -244,7 +244,7 @@ class translated:  # noqa: N801
             raise StoreDamaged(
                 f"{self.path} is not a sound SQLite database: a name is not UTF-8", hint=REPAIR
             ) from None
-        if not isinstance(error, sqlite3.DatabaseError) or isinstance(error, sqlite3.IntegrityError):
+        if not isinstance(error, sqlite3.DatabaseError):
             return
         # Python's own: a text that is not UTF-8, which its message repeats
         code = getattr(error, "sqlite_errorcode", None)
