@@ -92,8 +92,7 @@ def spoilt(opener: Opener, tmp_path: Path, bundle_path: Path) -> Path:
 ALL_BUT_ONE = {f"event {n:03}" for n in range(N + LATE) if n != 3}
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("number", [1, 2, 3, 4])
+@pytest.mark.parametrize(("number", "when"), [(1, "after"), (2, "after"), (3, "before"), (4, "before")])
 def test_a_kill_between_two_moves_loses_nothing(
     opener: Opener, spoilt: Path, bundle_path: Path, number: int, when: str
 ) -> None:
