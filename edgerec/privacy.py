@@ -58,10 +58,8 @@ def forget(device: Device, item: str | None = None) -> Forgotten:
     from edgerec.store.quarantine import undisturbed
 
     with undisturbed(device.data_dir, device.config.wait_s):  # or what another recovers meanwhile would come back
-        done = _take_out(
-            device, gone, without, lambda connection: ExposureTable.remove(connection, item=item), bury=True
-        )
-        erase(device)
+        done = _take_out(device, gone, without, shown, bury=True)
+        erase(device, unrecovered=True)
     return done
 
 
@@ -144,15 +142,13 @@ def _without(passed: str | None, item: str) -> str | None:
     return json.dumps(left, ensure_ascii=False) if left else None
 
 
-def erase(device: Device) -> None:
-    """Overwrites what was deleted: damaged copies, free pages, the log. Raises ForgetPending."""
-    try:
-        shutil.rmtree(device.data_dir / QUARANTINE, ignore_errors=False)
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        said = f"forgotten, but a damaged copy of the store is still there: {error.strerror}"
-        raise ForgetPending(said, hint="is data_dir writable?") from None
+def erase(device: Device, *, unrecovered: bool = False) -> None:
+    """Overwrites what was deleted: damaged copies, free pages, the log. Raises ForgetPending.
+
+    `unrecovered`: also damaged stores that still wait to be recovered.
+    """
+    if (device.data_dir / QUARANTINE).exists():
+        _erase_quarantine(device.data_dir, unrecovered=unrecovered)
     try:
         device.database.erase()
         with device.database.write() as connection:
@@ -164,6 +160,20 @@ def erase(device: Device) -> None:
         ) from None
     except StoreError as error:
         raise ForgetPending(f"forgotten, but not yet erased: {error.args[0]}", hint="is there space?") from error
+
+
+def _erase_quarantine(data_dir: Path, *, unrecovered: bool) -> None:
+    from edgerec.store.quarantine import Quarantine
+
+    if not unrecovered and Quarantine(data_dir).waiting():
+        raise ForgetPending("a damaged store waits to be recovered", hint="its bytes are erased at the next open")
+    try:
+        shutil.rmtree(data_dir / QUARANTINE)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        said = f"forgotten, but a damaged copy of the store is still there: {error.strerror}"
+        raise ForgetPending(said, hint="is data_dir writable?") from None
 
 
 def settle(device: Device, *, pending: bool) -> None:

@@ -162,6 +162,21 @@ def test_what_cannot_be_merged_now_comes_back_at_the_next_open(
     assert ids(opener()) == ALL_BUT_ONE | {"new"}
 
 
+def test_retention_leaves_what_waits_to_be_recovered(
+    opener: Opener, spoilt: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(*_: object, **__: object) -> None:
+        raise StoreBusy("another process held the store")
+
+    monkeypatch.setattr("edgerec.merging.merge", busy)
+    with opener() as rec:
+        rec.record("i1", "click", event_id="old", at=1.0)
+    with opener(config={"retention": {"days": 3650}}) as rec:
+        assert ids(rec) == set()
+    monkeypatch.undo()
+    assert ids(opener()) == ALL_BUT_ONE
+
+
 @pytest.mark.parametrize("call", ["replace", "mkdir"])
 def test_a_store_that_cannot_be_moved_is_a_store_error(
     opener: Opener, spoilt: Path, monkeypatch: pytest.MonkeyPatch, call: str
