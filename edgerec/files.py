@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import IO
@@ -66,19 +66,25 @@ def write_whole(path: Path, data: bytes) -> None:
 def write_private(path: Path, data: bytes) -> None:
     """Writes a file that only its owner may read, so that a reader sees all of it or none. Raises OSError.
 
-    It waits beside its place under a hidden name; what a killed process left of this file there is removed first.
+    It waits beside its place under a hidden name. What a killed process, or a disk that refused all, left of this file
+    there is removed first.
     """
     import tempfile
 
     prefix = f".{path.name[:100]}."
     _sweep_parts(path.parent, prefix)
-    handle, name = tempfile.mkstemp(prefix=f"{prefix}{os.getpid()}-", suffix=_PART, dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=prefix, suffix=_PART, dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as stream:
+            if fcntl is not None:  # until it has its name, nobody takes it for something that was left
+                fcntl.flock(stream, fcntl.LOCK_EX)
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(name, path)
+            if fcntl is not None:
+                os.replace(name, path)
+        if fcntl is None:  # where an open file cannot be renamed
+            os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
@@ -86,23 +92,14 @@ def write_private(path: Path, data: bytes) -> None:
 
 
 def _sweep_parts(folder: Path, prefix: str) -> None:
-    """Removes what processes that are no more left under a prefix."""
+    """Removes the parts under a prefix that nobody is writing, where the system can tell."""
+    if fcntl is None:
+        return
     for name in os.listdir(folder):
-        pid = name.removeprefix(prefix).partition("-")[0] if name.startswith(prefix) and name.endswith(_PART) else ""
-        if pid.isdecimal() and not _lives(int(pid)):
-            (folder / name).unlink(missing_ok=True)
-
-
-def _lives(pid: int) -> bool:
-    if os.name != "posix":  # a signal would end it there
-        return True
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        pass
-    return True
+        if name.startswith(prefix) and name.endswith(_PART):
+            with suppress(OSError), (folder / name).open("rb") as part:
+                fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                (folder / name).unlink()
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import math
 import sqlite3
 from array import array
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -44,21 +45,19 @@ CREATE TABLE labels (name TEXT, code INTEGER, label TEXT NOT NULL, PRIMARY KEY (
 
 def build_index(source: Path, target: Path, n_items: int) -> None:
     """Writes the index of `source` to the new file `target`. Raises BundleInvalid with the line at fault."""
-    connection = sqlite3.connect(target, isolation_level=None)
     columns = _Columns(n_items)
     try:
-        connection.executescript(_TABLES)
-        connection.execute("BEGIN")
-        entries = _entries(source, columns, n_items)
-        connection.executemany("INSERT INTO items VALUES (?, ?, ?)", _noting_looks(entries, connection))
-        _check_unique(connection)
-        columns.write(connection)
-        connection.execute("INSERT INTO meta VALUES (?, ?)", (SCHEMA, n_items))
-        connection.execute("COMMIT")
+        with closing(sqlite3.connect(target, isolation_level=None)) as connection:
+            connection.executescript(_TABLES)
+            connection.execute("BEGIN")
+            entries = _entries(source, columns, n_items)
+            connection.executemany("INSERT INTO items VALUES (?, ?, ?)", _noting_looks(entries, connection))
+            _check_unique(connection)
+            columns.write(connection)
+            connection.execute("INSERT INTO meta VALUES (?, ?)", (SCHEMA, n_items))
+            connection.execute("COMMIT")
     except sqlite3.Error as error:
         raise BundleError(f"{FILE}: cannot be indexed: {error}", hint="is there space on the disk?") from error
-    finally:
-        connection.close()
 
 
 def check_entry(item: object, title: object, attributes: object) -> dict[str, str]:
