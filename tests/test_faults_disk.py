@@ -44,7 +44,6 @@ def test_a_call_that_fails_leaves_nothing_half_done(name: str, under_shim: Run) 
     assert outcome["kills"] > 3
 
 
-@pytest.mark.xfail(strict=True, reason="sqlite3.connect of the index lies outside of what is translated")
 def test_an_index_that_cannot_be_made_is_a_bundle_error(under_shim: Run) -> None:
     told = under_shim("-m", "faults", "fails", "first open", "--ending", "/index.db", "--every", 7)
     assert json.loads(told)["failures"] == []
