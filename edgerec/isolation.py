@@ -23,7 +23,6 @@ FIRST_PARTY = ("edgerec", "edgerec_plugins")
 BUDGET_MS = 100.0
 MOST_FAILURES = 3
 _MOST_TEXT = 200
-_SLICE_S = 0.05
 
 
 class PluginTimeout(PluginError):
@@ -73,12 +72,7 @@ class _Worker:
         """The finished call, None if it is not finished in time."""
         call = _Call(function, arguments)
         self._calls.put(call)
-        end = time.monotonic() + seconds
-        # in slices: a signal that arrives just before a wait begins is not seen until that wait ends
-        while not call.done.acquire(timeout=max(min(end - time.monotonic(), _SLICE_S), 0)):
-            if time.monotonic() >= end:
-                return None
-        return call
+        return call if call.done.acquire(timeout=seconds) else None
 
     def end(self) -> None:
         """The thread ends once its present call does."""
