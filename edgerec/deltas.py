@@ -76,3 +76,9 @@ class SystemChance:
         radius, angle = np.sqrt(-2 * np.log(u[:pairs])), math.tau * u[pairs:]
         normal: Float64 = np.concatenate((radius * np.cos(angle), radius * np.sin(angle)))[:size]
         return normal
+
+    def uniform(self, size: int) -> Float64:
+        """Independent numbers in [0, 1), float64 (size,), each a multiple of 2^-53."""
+        bits = np.frombuffer(os.urandom(8 * size), np.uint64) >> np.uint64(11)
+        uniform: Float64 = bits.astype(np.float64) * 2.0**-53
+        return uniform

@@ -122,6 +122,10 @@ class SecureChance(Protocol):
         """Independent standard normal numbers, float64 (size,); other ones with every call."""
         ...
 
+    def uniform(self, size: int) -> Float64:
+        """Independent numbers in [0, 1), float64 (size,); other ones with every call."""
+        ...
+
 
 @runtime_checkable
 class DeltaFilter(Protocol):

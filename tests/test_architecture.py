@@ -27,7 +27,7 @@ FLOORS = [
     {"lifecycle", "merging"},
     {"privacy", "probation"},
     {"recovery"},
-    {"explanations", "statistics", "profile", "policy_evaluation", "console", "updates"},
+    {"explanations", "statistics", "profile", "policy_evaluation", "console", "updates", "federation"},
     {"runtime", "options"},
     {"__init__"},
     {"doctor", "plugin_new", "update_commands"},

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from edgerec.bundle.constants import MOST, check_constants, check_names
 from edgerec.bundle.strict_json import strict_json
 from edgerec.bundle.texts import check_name, shown
 from edgerec.errors import BundleInvalid, BundleUnsupported
 from edgerec.records import field, record
+
+if TYPE_CHECKING:
+    from edgerec.bundle.federated import Federated
 
 FORMAT = 1
 SEEN_RULES = ("hide", "show")
@@ -97,6 +100,13 @@ class Manifest:
     def kinds(self) -> tuple[str, ...]:
         """Event kinds in the manifest's order; a kind's place is its index in the encoder's `kind` input."""
         return tuple(self.event_kinds)
+
+    @property
+    def federation(self) -> Federated:
+        """`federated` as typed values. Raises BundleInvalid, which it never does for a manifest that `parse` gave."""
+        from edgerec.bundle.federated import read_federated  # few bundles have any of it
+
+        return read_federated(self.federated, self.n_items, self.scenarios)
 
 
 class _Reader:
@@ -222,6 +232,8 @@ def _check(manifest: Manifest) -> None:
     if unknown or not manifest.history_kinds:
         raise BundleInvalid(f"manifest.json.history: unknown event kinds {shown(sorted(unknown))}")
     check_constants(manifest.sources, manifest.blend, manifest.guard)
+    if manifest.federated:
+        _ = manifest.federation
 
 
 def dump(manifest: Manifest) -> str:

@@ -20,6 +20,9 @@ class FixedChance:
     def normal(self, size: int) -> Float64:
         return np.random.default_rng(self.seed).normal(size=size)
 
+    def uniform(self, size: int) -> Float64:
+        return np.random.default_rng(self.seed).random(size)
+
 
 def deltas_of(case: Case) -> list[Delta]:
     """Deltas of two blocks, (n_items,) and (dim,): dense, sparse and of nothing; the longest has length .8."""
