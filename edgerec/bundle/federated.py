@@ -162,11 +162,6 @@ def _whole(data: Mapping[str, Any], key: str, where: str, low: int, high: int) -
 
 def _number(data: Mapping[str, Any], key: str, where: str, low: float, high: float) -> float:
     value = data.get(key)
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, (int, float))
-        or not isfinite(value)
-        or not low <= value <= high
-    ):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
         raise BundleInvalid(f"{where}: {shown(key)} = {shown(value)} must be a number, {low:g} … {high:g}")
     return float(value)
