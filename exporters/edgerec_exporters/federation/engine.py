@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgerec.bundle.federated import METRICS, BlockSpec
 from edgerec.deltas import DeltaError
 from edgerec.errors import ConfigError
 from edgerec.interfaces import Aggregator
 from edgerec.plugins import Plugins
 from edgerec.types import Float32, Float64, Int64
-from edgerec_exporters.federation.blocks import METRICS, Block, places, spread, units, width
+from edgerec_exporters.federation.blocks import places, spread, units, width
 from edgerec_exporters.federation.noise import discrete_gaussian
 from edgerec_exporters.federation.rules import ServerState, bucketed, fedadam, limits, rule_of
 from edgerec_exporters.federation.settings import RoundSettings
@@ -32,6 +33,8 @@ TAIL = 5.0
 """Local noise is longer than (√size + TAIL) · σ once in 270,000 blocks (Laurent & Massart 2000, lemma 1)."""
 _AT_ONCE = 256
 _SHORTER = 1 - 1e-12
+ROUNDING = 1 + 1e-9
+"""A norm that two hosts compute differs in its last digits; a device that kept to its bound is not cut for that."""
 
 Noise = Callable[[float, int], Int64]
 """(σ, n) → n whole numbers; `discrete_gaussian` unless a simulation brings its own."""
@@ -68,7 +71,7 @@ class Aggregate:
 
 def aggregate(
     settings: RoundSettings,
-    blocks: Sequence[Block],
+    blocks: Sequence[BlockSpec],
     rows: Float32,
     *,
     keys: Sequence[str] | None = None,
@@ -123,7 +126,7 @@ def joined(share_sums: Sequence[NDArray[np.uint32]]) -> Int64:
 
 def aggregate_sum(
     settings: RoundSettings,
-    blocks: Sequence[Block],
+    blocks: Sequence[BlockSpec],
     total: Int64,
     devices: int,
     *,
@@ -142,7 +145,7 @@ def aggregate_sum(
     return _finished(settings, blocks, total * units(blocks) / devices, devices, server)
 
 
-def sigmas(settings: RoundSettings, blocks: Sequence[Block]) -> dict[str, float]:
+def sigmas(settings: RoundSettings, blocks: Sequence[BlockSpec]) -> dict[str, float]:
     """Block → standard deviation of the noise that hides one device in it; empty without privacy.
 
     A block that may cost the share s of a round's loss has σ = multiplier · bound / √s: Gaussian mechanisms compose by
@@ -175,7 +178,7 @@ def _checked_weights(settings: RoundSettings, weights: Float64 | None, n: int) -
 
 
 def _sound(
-    blocks: Sequence[Block], rows: Float32, keys: Sequence[str] | None, weights: Float64 | None
+    blocks: Sequence[BlockSpec], rows: Float32, keys: Sequence[str] | None, weights: Float64 | None
 ) -> tuple[Float32, Float64 | None, dict[str, int]]:
     """The finite rows, one per key, in the order of their bytes; their weights; and what was refused."""
     if rows.ndim != 2 or rows.dtype != np.float32 or rows.shape[1] != width(blocks):
@@ -212,7 +215,7 @@ def _parts(rows: Float32) -> Iterator[Float32]:
 
 
 def _cut(
-    settings: RoundSettings, blocks: Sequence[Block], rows: Float32
+    settings: RoundSettings, blocks: Sequence[BlockSpec], rows: Float32
 ) -> tuple[Float32, dict[str, int], dict[str, dict[str, float]]]:
     """The rows, no block longer than it may be: scaled down, then rounded towards 0 to whole units.
 
@@ -225,7 +228,7 @@ def _cut(
         most = block.bound + local.get(block.name, 0.0) * (sqrt(block.size) + TAIL)
         length = np.concatenate([_lengths(some) for some in _parts(part)])
         norms[block.name] = {"median": float(np.median(length)), "largest": float(length.max())}
-        long = np.flatnonzero(length > most)
+        long = np.flatnonzero(length > most * ROUNDING)
         clipped[block.name] = len(long)
         scaled = part[long] * (most / length[long] * _SHORTER)[:, None]
         part[long] = np.trunc(scaled / block.unit) * block.unit
@@ -248,7 +251,7 @@ def _total(rows: Float32, weights: Float64 | None) -> Float64:
 
 
 def _noised(
-    settings: RoundSettings, blocks: Sequence[Block], total: Float64, noise: Noise
+    settings: RoundSettings, blocks: Sequence[BlockSpec], total: Float64, noise: Noise
 ) -> tuple[Float64, dict[str, float]]:
     """The sum with central noise in whole units, and its standard deviation by block."""
     if settings.privacy.kind != "central":
@@ -261,7 +264,9 @@ def _noised(
     return (whole + drawn) * units(blocks), sigma
 
 
-def _robust(settings: RoundSettings, blocks: Sequence[Block], rows: Float32, seed: int, rule: Aggregator) -> Float64:
+def _robust(
+    settings: RoundSettings, blocks: Sequence[BlockSpec], rows: Float32, seed: int, rule: Aggregator
+) -> Float64:
     """The rule over everything but metrics, which are sums over groups of devices and stay means."""
     mean = _total(rows, None) / len(rows)
     learned = spread(blocks, {block.name: float(block.kind != METRICS) for block in blocks}) > 0
@@ -273,7 +278,7 @@ def _robust(settings: RoundSettings, blocks: Sequence[Block], rows: Float32, see
 
 def _finished(
     settings: RoundSettings,
-    blocks: Sequence[Block],
+    blocks: Sequence[BlockSpec],
     mean: Float64,
     devices: int,
     server: ServerState | None,

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from edgerec.bundle.federated import BlockSpec
 from edgerec.interfaces import Aggregator
 from edgerec.plugins import Plugins
 from edgerec.types import Float32, Float64
-from edgerec_exporters.federation.blocks import Block
 from edgerec_exporters.federation.settings import LIMITS, RoundSettings
 from edgerec_plugins.settings import SettingsReader
 
@@ -35,7 +35,7 @@ def bucketed(rows: Float32, size: int, seed: int) -> Float32:
     return np.stack([rows[group].mean(axis=0, dtype=np.float64) for group in groups]).astype(np.float32)
 
 
-def limits(blocks: Sequence[Block]) -> tuple[Float32, Float32]:
+def limits(blocks: Sequence[BlockSpec]) -> tuple[Float32, Float32]:
     """Between what the values of one honest device lie, float32 (d,) each."""
     pairs = [(block.size, LIMITS.get(block.kind, (-block.bound, block.bound))) for block in blocks]
     low, high = (np.concatenate([np.full(size, pair[end], np.float32) for size, pair in pairs]) for end in (0, 1))
