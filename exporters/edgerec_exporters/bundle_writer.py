@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import os
 import tempfile
 import time
-import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,13 +15,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgerec.bundle import Bundle, FileEntry, Manifest, Retriever, load_bundle
+from edgerec.bundle import Bundle, Manifest, Retriever, load_bundle
 from edgerec.bundle.content import ContentModel
-from edgerec.bundle.manifest import EventKind, Scenario, dump
+from edgerec.bundle.manifest import EventKind, Scenario
 from edgerec.errors import BundleError, ExportError
 from edgerec.types import Model
 from edgerec.version import __version__
-from edgerec_exporters.golden import encoder_cases, to_json
+from edgerec_exporters.bundle_files import Stories, npy, pack, tell, write_files
+from edgerec_exporters.golden import to_json
 from edgerec_exporters.int8 import CANDIDATES, build_retriever
 from edgerec_exporters.onnx_export import export_encoder
 from edgerec_exporters.parity import (
@@ -46,11 +44,6 @@ LARGE = 20_000
 """Above so many items the int8 scan is worth its file: below, float32 is as fast."""
 RETRIEVE = ("auto", "exact", "int8")
 _INT8_QUERIES = 1000
-_ZIP_TIME = (1980, 1, 1, 0, 0, 0)
-_STORED = (".npy", ".onnx")
-
-Stories = Callable[[Path], list[dict[str, Any]]]
-"""Given the folder of a finished bundle whose stories are empty, tells the golden stories."""
 
 
 class Exportable(Protocol):
@@ -129,8 +122,8 @@ def export(
         work = Path(scratch)
         try:
             folder = _write_folder(trained, work, name, version, dict(metrics or {}), retrieve, created)
-            _tell(folder, stories, work / "cache")
-            packed = _pack(folder, work / target.name)
+            tell(folder, stories, work / "cache")
+            packed = pack(folder, work / target.name)
             with load_bundle(packed, work / "reopened") as bundle:
                 report = _compare(trained, bundle, work, target, packed.stat().st_size)
         except BundleError as error:
@@ -197,18 +190,8 @@ def _write_folder(
         content=trained.content.constants() if trained.content else {},
     )
     folder = work / "bundle"
-    _write(folder, files, manifest)
+    write_files(folder, files, manifest)
     return folder
-
-
-def _write(folder: Path, files: Mapping[str, bytes], manifest: Manifest) -> None:
-    """Writes files, and the manifest with their digests added to those it has."""
-    entries = dict(manifest.files)
-    for name, data in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(data)
-        entries[name] = FileEntry(hashlib.sha256(data).hexdigest(), len(data))
-    (folder / "manifest.json").write_text(dump(replace(manifest, files=entries)), "utf-8")
 
 
 def _arrays(trained: Exportable) -> dict[str, bytes]:
@@ -224,13 +207,7 @@ def _arrays(trained: Exportable) -> dict[str, bytes]:
         arrays["neighbours/ids.npy"] = ("<i4", ids)
         arrays["neighbours/weights.npy"] = ("<f4", weights)
     arrays.update({name: ("<f4", array) for name, array in (trained.content.arrays() if trained.content else ())})
-    return {name: _npy(np.ascontiguousarray(array, dtype)) for name, (dtype, array) in arrays.items()}
-
-
-def _npy(array: NDArray[Any]) -> bytes:
-    buffer = io.BytesIO()
-    np.lib.format.write_array(buffer, array, version=(1, 0), allow_pickle=False)
-    return buffer.getvalue()
+    return {name: npy(np.ascontiguousarray(array, dtype)) for name, (dtype, array) in arrays.items()}
 
 
 def _catalogue(trained: Exportable) -> bytes:
@@ -240,27 +217,6 @@ def _catalogue(trained: Exportable) -> bytes:
         for row, (item, title, known) in enumerate(rows)
     )
     return "".join(f"{line}\n" for line in lines).encode()
-
-
-def _tell(folder: Path, stories: Stories | None, cache: Path) -> None:
-    """Computes golden.json on the bundle itself, opened as a device opens it, and puts it in."""
-    with load_bundle(folder, cache) as bundle:
-        manifest = bundle.manifest
-        cases = encoder_cases(bundle)
-        told = stories(folder) if stories else []
-    _write(folder, {"golden.json": to_json(cases, told)}, manifest)
-
-
-def _pack(folder: Path, packed: Path) -> Path:
-    """A zip with fixed times and order: the same files give the same bytes."""
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    with zipfile.ZipFile(packed, "w") as archive:
-        for name in names:
-            info = zipfile.ZipInfo(name, _ZIP_TIME)
-            info.external_attr = 0o100644 << 16
-            info.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(info, (folder / name).read_bytes(), compresslevel=9)
-    return packed
 
 
 def _compare(trained: Exportable, bundle: Bundle, work: Path, target: Path, size: int) -> ExportReport:
