@@ -1,0 +1,112 @@
+"""What comes in, each within a transaction that is on the disk before anybody is told: enrolments and deltas."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sqlalchemy import Connection, func, insert, select
+
+from edgerec_exporters.gateway import tokens
+from edgerec_exporters.gateway.schema import WAITING, deltas, devices, nonces
+
+DAY = 86400
+
+
+class Outcome(StrEnum):
+    """What became of a delta."""
+
+    STORED = "stored"
+    SAME = "same"
+    """The same bytes are there already."""
+    CONFLICT = "conflict"
+    """Other bytes are there under its id, or another key sent them."""
+    UNKNOWN = "unknown"
+    BLOCKED = "blocked"
+    REPLAYED = "replayed"
+    FULL = "full"
+    """The key's deltas already wait for a round, as many as may."""
+
+
+class Enrolment(StrEnum):
+    """What became of an enrolment."""
+
+    ENROLLED = "enrolled"
+    KNOWN = "known"
+    BLOCKED = "blocked"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A delta that was found sound. `key` 32 bytes, `nonce` 16, `digest` the payload's SHA-256; times in POSIX
+    seconds: `nonce_expires` is when the request would be too old in any case.
+    """
+
+    key: bytes
+    nonce: bytes
+    nonce_expires: int
+    id: str
+    bundle_version: int
+    kind: int
+    digest: bytes
+    payload: bytes
+    arrived: int
+
+
+def accept(connection: Connection, arrival: Arrival, most_waiting: int) -> Outcome:
+    """Keeps the delta, unless there is something against it; its nonce is used up in any case."""
+    asked = select(devices.c.id, devices.c.blocked).where(devices.c.public_key == arrival.key)
+    device = connection.execute(asked).one_or_none()
+    if device is None:
+        return Outcome.UNKNOWN
+    if device.blocked:
+        return Outcome.BLOCKED
+    if not _fresh(connection, device.id, arrival):
+        return Outcome.REPLAYED
+    asked = select(deltas.c.digest, deltas.c.device).where(deltas.c.id == arrival.id)
+    known = connection.execute(asked).one_or_none()
+    if known is not None:
+        same = known.digest == arrival.digest and known.device in (None, device.id)
+        return Outcome.SAME if same else Outcome.CONFLICT
+    waits = (deltas.c.device == device.id) & (deltas.c.state == WAITING)
+    if connection.execute(select(func.count()).where(waits)).scalar_one() >= most_waiting:
+        return Outcome.FULL
+    connection.execute(
+        insert(deltas).values(
+            id=arrival.id,
+            digest=arrival.digest,
+            device=device.id,
+            bundle_version=arrival.bundle_version,
+            kind=arrival.kind,
+            arrived=arrival.arrived,
+            state=WAITING,
+            payload=arrival.payload,
+        )
+    )
+    return Outcome.STORED
+
+
+def _fresh(connection: Connection, device: int, arrival: Arrival) -> bool:
+    """Whether the key never used this nonce; now it has."""
+    used = (nonces.c.device == device) & (nonces.c.nonce == arrival.nonce)
+    if connection.execute(select(nonces.c.expires).where(used)).first() is not None:
+        return False
+    connection.execute(insert(nonces).values(device=device, nonce=arrival.nonce, expires=arrival.nonce_expires))
+    return True
+
+
+def enrol(connection: Connection, key: bytes, token: str | None, *, required: bool, now: int) -> Enrolment:
+    """Registers a public key of 32 bytes. A token is used up only by a key that is new."""
+    known = connection.execute(select(devices.c.blocked).where(devices.c.public_key == key)).one_or_none()
+    if known is not None:
+        return Enrolment.BLOCKED if known.blocked else Enrolment.KNOWN
+    if required and (token is None or not tokens.spend(connection, token, now)):
+        return Enrolment.REFUSED
+    connection.execute(insert(devices).values(public_key=key, enrolled_day=now // DAY, blocked=False))
+    return Enrolment.ENROLLED
+
+
+def is_enrolled(connection: Connection, key: bytes) -> bool:
+    """Whether the key is registered, blocked or not."""
+    return connection.execute(select(devices.c.id).where(devices.c.public_key == key)).first() is not None
