@@ -72,6 +72,7 @@ class Exportable(Protocol):
     n_replayed: int
     learn_history: bool
     filters: Mapping[str, Mapping[str, Any]]
+    federated: Mapping[str, Any]
     content: ContentModel | None
 
 
@@ -185,6 +186,7 @@ def _write_folder(
         n_replayed=trained.n_replayed,
         learn_history=trained.learn_history,
         filters=trained.filters,
+        federated=trained.federated,
         retrieval=retrieval,
         metrics=metrics,
         content=trained.content.constants() if trained.content else {},

@@ -10,6 +10,7 @@ from edgerec.errors import RequestError, TrainingError
 from edgerec_exporters.affinity import Markov
 from edgerec_exporters.distil import DistilRecipe
 from edgerec_exporters.encoder_fit import EncoderRecipe
+from edgerec_exporters.federated_fit import FederatedRecipe
 from edgerec_exporters.neighbours import Recency
 from edgerec_exporters.sequence_fit import SequenceRecipe
 from edgerec_exporters.spaces import SpaceRecipe
@@ -41,7 +42,7 @@ class Recipe:
     whom little is known; with none it is chosen along with the blend.
     `validation_days`: length of the period before the cut-off on which weights and epochs are chosen, at most
     MAX_VALIDATION_SHARE of the data. `blend`, `guard`, `updaters`: constants of learning on the device;
-    `learn_history`: whether it learns from what was before its bundle, too.
+    `learn_history`: whether it learns from what was before its bundle, too · `federated`: what devices may send.
     """
 
     dim: int = 64
@@ -73,6 +74,7 @@ class Recipe:
     guard: Mapping[str, Any] = field(default_factory=dict)
     updaters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     learn_history: bool = False
+    federated: FederatedRecipe = field(default_factory=FederatedRecipe)
 
 
 def _of_baskets() -> Recipe:

@@ -22,6 +22,7 @@ from edgerec_exporters.distributed import ALONE, Ranks
 from edgerec_exporters.encoder_fit import Progress, chances, pick_device
 from edgerec_exporters.event_limits import event_limits
 from edgerec_exporters.examples import DAY, Baskets
+from edgerec_exporters.federated_fit import section
 from edgerec_exporters.holdout import HOLD_OUT, HoldOut, hold_out_last, hold_out_period, iso, last_of_each_user
 from edgerec_exporters.interactions import Interactions
 from edgerec_exporters.parity import History
@@ -90,11 +91,16 @@ def train(
     popular = {"boost": boost, "half_events": recipe.boost_half_events}
     if len(held.cold):
         popular, metrics["cold_users"] = fit_boost(judge, trial, recipe, scenarios["default"].weights, held.cold)
+    federated: dict[str, Any] = {}
+    if hold_out == "period":  # what everybody did lately, there is only where time passes
+        count = np.bincount(data.item, minlength=data.n_items)
+        federated, told = section(judge, trial, recipe, held.until, count, seed)
+        metrics["validation"] |= told
     parts, _ = fitting.fit(data, until, "training", chosen=chosen)
 
     metrics |= {"trained_before": iso(until), **held.told, **_told(chosen.learned, model)}
     metrics["seconds"] = round(time.monotonic() - started + (keeper.spent_before if keeper else 0.0), 2)
-    trained = _assemble(data, held.baskets, parts, scenarios, popular, metrics, fitting.taste)
+    trained = _assemble(data, held.baskets, parts, scenarios, popular, metrics, fitting.taste, federated)
     if teacher is not None and ranks.first:
         metrics["distilled"] = compare(teacher, trained)
     if content is None:
@@ -195,6 +201,7 @@ def _assemble(
     popular: dict[str, float],
     metrics: dict[str, Any],
     fitting: TasteFit,
+    federated: dict[str, Any],
 ) -> Trained:
     recipe, kinds = fitting.recipe, data.event_kinds
     rng = np.random.default_rng(fitting.seed)
@@ -227,6 +234,7 @@ def _assemble(
         updaters=dict(recipe.updaters),
         learn_history=recipe.learn_history,
         filters={"quality": event_limits(data)},
+        federated=federated,
         metrics=metrics,
         recipe=asdict(recipe),
         seed=fitting.seed,

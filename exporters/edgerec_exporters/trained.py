@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 _ARRAYS = ("vectors", "bias", "popularity", "negatives")
 _PLAIN = ("name", "model", "history_length", "sources", "blend", "guard", "updater", "updaters", "n_negatives")
-_PLAIN += ("n_replayed", "learn_history", "metrics", "recipe", "seed", "filters")
+_PLAIN += ("n_replayed", "learn_history", "metrics", "recipe", "seed", "filters", "federated")
 _NEIGHBOURS = ("indptr", "ids", "weights")
 _HISTORIES = ("rows", "age_days", "kinds", "targets")
 
@@ -62,6 +62,7 @@ class Trained:
     n_replayed: int = 4
     learn_history: bool = False
     filters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    federated: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,24 +123,54 @@ class Judge:
     ) -> tuple[dict[str, Scenario], float, dict[str, Any]]:
         """Weights per scenario, the boost of popularity for short histories, and the metrics."""
         views: dict[str, _Views] = {}
+        tasks = self._tasks(parts, recipe, views)
+        scenarios, boost, fitted = self._fitted(tasks, progress)
+        found: dict[str, Any] = {
+            "baskets": len(self.chosen),
+            "sources": {source: each.means() for source, each in views.items()},
+            "scenarios": fitted,
+            "neighbours": self._told(parts.linear, recipe),
+        }
+        return scenarios, boost, {"validation": found}
+
+    def weigh(
+        self, parts: Parts, recipe: Recipe, popularity: Callable[[Rows], Float32]
+    ) -> tuple[dict[str, Scenario], dict[str, Any]]:
+        """Weights per scenario and their metrics where popularity is another one before each basket: `popularity`
+        gives it for some baskets, float32 (n, n_items)."""
+        scenarios, _, fitted = self._fitted(self._tasks(parts, recipe, {}, popularity), lambda *_: None)
+        return scenarios, fitted
+
+    def _tasks(
+        self,
+        parts: Parts,
+        recipe: Recipe,
+        views: dict[str, _Views],
+        popularity: Callable[[Rows], Float32] | None = None,
+    ) -> dict[str, list[blend_fit.Task]]:
+        """Scenario → what its weights are chosen by; every source's views are added to `views`."""
         # where nobody repeats there is nothing to choose by for those who see what they know: one blend serves both
         tasks: dict[str, list[blend_fit.Task]] = {
             name: [] for name, seen in SCENARIOS.items() if seen == "hide" or self.repeats
         }
         for part in self.wanted(self.chosen):
+            found = self.scores(parts, recipe, part.baskets)
+            if popularity is not None:
+                found["popular"] = popularity(part.baskets)
             z = {}
-            for source, scores in self.scores(parts, recipe, part.baskets).items():
+            for source, scores in found.items():
                 views.setdefault(source, _Views()).add(scores, part)
                 z[source] = blend_fit.standardise(scores)
             for name in tasks:
                 tasks[name].append(self._task(name, z, part, recipe))
-        found: dict[str, Any] = {
-            "baskets": len(self.chosen),
-            "sources": {source: each.means() for source, each in views.items()},
-            "scenarios": {},
-            "neighbours": self._told(parts.linear, recipe),
-        }
+        return tasks
+
+    def _fitted(
+        self, tasks: dict[str, list[blend_fit.Task]], progress: Progress
+    ) -> tuple[dict[str, Scenario], float, dict[str, Any]]:
+        """The best weights per scenario, the boost, and NDCG@10 under them."""
         scenarios: dict[str, Scenario] = {}
+        told: dict[str, Any] = {}
         boost = 0.0
         for done, (name, seen) in enumerate(SCENARIOS.items()):
             progress("choosing: blend", done, len(SCENARIOS))
@@ -151,9 +181,9 @@ class Judge:
             weights, values = blend_fit.fit(columns, blend_fit.Task.joined(tasks[name]))
             boost = weights.pop("boost", boost)
             scenarios[name] = Scenario("hide" if seen == "hide" else "show", weights)
-            found["scenarios"][name] = {"ndcg@10": values}
+            told[name] = {"ndcg@10": values}
         progress("choosing: blend", len(SCENARIOS), len(SCENARIOS))
-        return scenarios, boost, {"validation": found}
+        return scenarios, boost, told
 
     def _task(self, name: str, z: dict[str, Float32], part: Wanted, recipe: Recipe) -> blend_fit.Task:
         users = self.baskets.user[part.baskets]
