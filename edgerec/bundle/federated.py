@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from math import frexp
 from typing import Any
 
-from edgerec.bundle.constants import MOST, check_names
+from edgerec.bundle.constants import MOST, check_constants, check_names
 from edgerec.bundle.texts import shown
 from edgerec.errors import BundleInvalid
 from edgerec.records import field, record
@@ -55,10 +55,12 @@ class BlockSpec:
 @record
 class Federated:
     """`blocks`: in the order in which they travel; those of an unknown kind too, which are sent empty · `weights`:
-    scenario → source → weight of the blend in a bundle that a round makes."""
+    scenario → source → weight of the blend in a bundle that a round makes · `sources`: source → constants that are
+    others in it."""
 
     blocks: tuple[BlockSpec, ...] = ()
     weights: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    sources: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def read_federated(section: Mapping[str, Any], n_items: int, scenarios: Collection[str]) -> Federated:
@@ -76,7 +78,7 @@ def read_federated(section: Mapping[str, Any], n_items: int, scenarios: Collecti
         raise BundleInvalid(f"{_WHAT}.blocks: two of them are called {shown(twice)}")
     if (size := payload_size(specs)) > MAX_PAYLOAD:
         raise BundleInvalid(f"{_WHAT}.blocks: a delta would take {size} bytes, more than {MAX_PAYLOAD}")
-    return Federated(specs, _weights(section.get("weights", {}), scenarios))
+    return Federated(specs, _weights(section.get("weights", {}), scenarios), _sources(section.get("sources", {})))
 
 
 def payload_size(specs: Sequence[BlockSpec], width: int = OPEN_WIDTH) -> int:
@@ -140,6 +142,15 @@ def _weights(data: object, scenarios: Collection[str]) -> dict[str, dict[str, fl
         if not sum(out[scenario].values()) > 0:
             raise BundleInvalid(f"{where}.{scenario}: weights must not all be zero")
     return out
+
+
+def _sources(data: object) -> dict[str, dict[str, Any]]:
+    where = f"{_WHAT}.sources"
+    if not isinstance(data, dict) or not all(isinstance(one, dict) for one in data.values()):
+        raise BundleInvalid(f"{where} must be a JSON object of objects")
+    check_names(data, 64, where)
+    check_constants(data, {}, {})
+    return data
 
 
 def _text(data: Mapping[str, Any], key: str, where: str) -> str:

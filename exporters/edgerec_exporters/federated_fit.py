@@ -6,7 +6,6 @@ the last one then: as if rounds had been held all along.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,6 @@ from edgerec.bundle.federated import ITEM_COUNTS, MAX_PAYLOAD, METRICS, PAIR_SKE
 from edgerec_exporters.examples import DAY, Baskets
 
 if TYPE_CHECKING:
-    from edgerec.bundle.manifest import Scenario
     from edgerec_exporters.recipe import Recipe
     from edgerec_exporters.validation import Judge, Parts
 
@@ -95,12 +93,10 @@ def section(
     made = blocks(recipe.federated, count, seed)
     if not made:
         return {}, {}
-    scenarios, told = judge.weigh(
-        parts, recipe, lambda chosen: refreshed(judge.baskets, chosen, since, recipe.federated)
+    constants = recipe.federated
+    scenarios, boost, told = judge.weigh(
+        parts, recipe, lambda chosen: refreshed(judge.baskets, chosen, since, constants)
     )
-    return {"blocks": made, "weights": weights_of(scenarios)}, {"federated": told}
-
-
-def weights_of(scenarios: Mapping[str, Scenario]) -> dict[str, dict[str, float]]:
-    """Scenario → source → weight."""
-    return {name: dict(scenario.weights) for name, scenario in scenarios.items()}
+    popular = {"boost": boost, "half_events": recipe.boost_half_events}
+    weights = {name: dict(scenario.weights) for name, scenario in scenarios.items()}
+    return {"blocks": made, "weights": weights, "sources": {"popular": popular}}, {"federated": told}

@@ -135,11 +135,10 @@ class Judge:
 
     def weigh(
         self, parts: Parts, recipe: Recipe, popularity: Callable[[Rows], Float32]
-    ) -> tuple[dict[str, Scenario], dict[str, Any]]:
-        """Weights per scenario and their metrics where popularity is another one before each basket: `popularity`
-        gives it for some baskets, float32 (n, n_items)."""
-        scenarios, _, fitted = self._fitted(self._tasks(parts, recipe, {}, popularity), lambda *_: None)
-        return scenarios, fitted
+    ) -> tuple[dict[str, Scenario], float, dict[str, Any]]:
+        """Weights per scenario, the boost, and NDCG@10 where popularity is another one before each basket:
+        `popularity` gives it for some baskets, float32 (n, n_items)."""
+        return self._fitted(self._tasks(parts, recipe, {}, popularity), lambda *_: None)
 
     def _tasks(
         self,

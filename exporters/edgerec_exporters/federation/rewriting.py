@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +27,8 @@ RETRIEVE = "retrieve.onnx"
 
 Weights = Mapping[str, Mapping[str, float]]
 """Scenario → source → weight. A scenario that is not named keeps its own."""
+Constants = Mapping[str, Mapping[str, Any]]
+"""Source → constants; those that are not named stay."""
 
 
 def rewritten(
@@ -35,6 +38,7 @@ def rewritten(
     version: int,
     out_folder: Path,
     *,
+    sources: Constants | None = None,
     created: str | None = None,
 ) -> Path:
     """Writes the bundle in a folder to another, new one; quickly, for a simulation. None keeps the popularity.
@@ -48,13 +52,19 @@ def rewritten(
     if made and RETRIEVE in manifest.files:
         made[RETRIEVE] = _scan(bundle_folder, manifest, made[POPULARITY])
     golden = json.loads((bundle_folder / GOLDEN).read_bytes())
-    made[GOLDEN] = to_json(golden["encoder"], golden["stories"] if popularity is None and not weights else [])
+    made[GOLDEN] = to_json(
+        golden["encoder"], golden["stories"] if popularity is None and not weights and not sources else []
+    )
     for name in manifest.files.keys() - made.keys():
         (out_folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(bundle_folder / name, out_folder / name)
     scenarios = dict(manifest.scenarios)
     scenarios |= {name: Scenario(scenarios[name].seen, dict(own)) for name, own in weights.items()}
-    told = changed(manifest, version=version, scenarios=scenarios, created=created or manifest.created)
+    constants = {**manifest.sources}
+    constants |= {name: {**constants.get(name, {}), **own} for name, own in (sources or {}).items()}
+    told = changed(
+        manifest, version=version, scenarios=scenarios, sources=constants, created=created or manifest.created
+    )
     write_files(out_folder, made, told)
     return out_folder
 
@@ -66,6 +76,7 @@ def candidate(
     version: int,
     out: Path,
     *,
+    sources: Constants | None = None,
     stories: Stories | None = None,
     created: str | None = None,
 ) -> Path:
@@ -78,7 +89,7 @@ def candidate(
     created = created or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     with scratch(out.absolute().parent) as work:
         with load_bundle(bundle, work / "old") as old:
-            folder = rewritten(old.path, popularity, weights, version, work / "new", created=created)
+            folder = rewritten(old.path, popularity, weights, version, work / "new", sources=sources, created=created)
         try:
             tell(folder, stories, work / "told")
             packed = pack(folder, work / out.name)
