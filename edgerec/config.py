@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgerec.errors import ConfigError
 from edgerec.records import field, record
+
+if TYPE_CHECKING:
+    from edgerec.federation_settings import FederationSettings
 
 MOST_NEGATIVES = 1024
 MIN_WINDOW = 30
@@ -33,6 +36,7 @@ class Config:
     is not first-party may take; `plugin_failures`: how often it may fail before it is called no more.
     `channel_url`: where `update` looks for bundles, a URL or a folder; `channel_root`: the file of the root that the
     app pins; `channel_http`: whether a URL may be plain http beyond this machine.
+    `federation`: None or not enabled, nothing is ever sent; `delta_filters`, `transports`: constants by name.
     `filter_events`: whether event filters work at all. `synchronous`: SQLite's pragma; FULL survives power loss.
     `wait_s`: the longest a write waits for another writer. `retention_days`, `retention_events`: older events are
     taken out at open, and the oldest where there are more; None keeps all. `automatic_rollback`: whether a bundle that
@@ -65,6 +69,9 @@ class Config:
     automatic_rollback: bool = True
     window_events: int = 200
     window_days: float = 60.0
+    federation: FederationSettings | None = None
+    delta_filters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    transports: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def retains(self) -> bool:
@@ -95,7 +102,17 @@ _KEYS: dict[str, tuple[str, tuple[type, ...]]] = {
     "install.window_events": ("window_events", (int,)),
     "install.window_days": ("window_days", (int, float)),
 }
-_OPEN_SECTIONS = ("sources", "updaters", "filters", "rerankers", "scenarios", "plugins")
+_FEDERATION = "federation"
+_OPEN_SECTIONS = (
+    "sources",
+    "updaters",
+    "filters",
+    "rerankers",
+    "scenarios",
+    "plugins",
+    "delta_filters",
+    "transports",
+)
 _OPEN = ", ".join(f"[{section}.NAME]" for section in _OPEN_SECTIONS)
 
 
@@ -110,6 +127,11 @@ def load_config(source: Config | Mapping[str, Any] | str | Path | None) -> Confi
     for section, content in data.items():
         if not isinstance(content, Mapping):
             raise ConfigError(f"'{section}' must be a section", hint=f"write [{section}] and its keys below")
+        if section == _FEDERATION:
+            from edgerec.federation_settings import federation_settings  # hardly any app asks for it
+
+            values[section] = federation_settings(content)
+            continue
         for key, value in content.items():
             _take(values, section, key, value)
     return _checked(Config(**values))

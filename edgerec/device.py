@@ -18,6 +18,7 @@ from edgerec.history import History
 from edgerec.interfaces import Arrival, Updater
 from edgerec.learning.learner import Situation
 from edgerec.learning.state import Learned, from_state, to_state
+from edgerec.participation import is_control
 from edgerec.plugins import Plugins
 from edgerec.store import (
     BundleRow,
@@ -134,7 +135,9 @@ class Device:
             except (StoreDamaged, KeyError):  # it can be worked out again
                 placed = None
             bundle = OverlaidBundle(bundle, OverlayTable.all(connection), stamp, placed)
-        return Engine(bundle, self.plugins, self.config, hooked=True)
+        engine = Engine(bundle, self.plugins, self.config, hooked=True)
+        engine.control = is_control(connection, self.config.federation)
+        return engine
 
     def save_overlay(self, connection: sqlite3.Connection, bundle: Bundle) -> None:
         """Stores where the overlay's items stand in the bundle, so that the next start need not work it out."""
@@ -181,6 +184,7 @@ class Device:
         with self.database.steady() as connection:
             version = self.database.data_version()
             engine = self._followed(connection, engine, follow)
+            engine.control = is_control(connection, self.config.federation)
             generation = MetaTable.get(connection, GENERATION)
             if self._snapshot is not None and generation != self._generation:
                 self.exposures.take()  # they may show what was forgotten meanwhile

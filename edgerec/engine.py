@@ -27,7 +27,7 @@ from edgerec.serving.rules import ScenarioRules
 from edgerec.serving.scorer import Lines, Scorer
 from edgerec.serving.sources import Habit, Neighbours, Popular, Taste
 from edgerec.store import EventRow
-from edgerec.types import Float32, Profile, Request, SourceScores
+from edgerec.types import Float32, Float64, Profile, Request, SourceScores
 
 NO_UPDATER = "none"
 
@@ -42,6 +42,8 @@ class Engine:
         """
         self.bundle = bundle
         self.config = config
+        self.control = False
+        """Whether the device serves what the bundle says and nothing learned, for comparison."""
         manifest = bundle.manifest
         csr = bundle.neighbours
         self._neighbour_source = Neighbours(csr.indptr, csr.ids, csr.weights, self._constants("neighbours"))
@@ -149,8 +151,13 @@ class Engine:
 
     def mix(self, situation: Situation, learned: Learned, scenario: str) -> Mix:
         """How the scenario blends for this user now."""
-        weights, use_vector = self.learner.serving(learned, scenario)
+        weights, use_vector = self.serving(learned, scenario)
         return Mix(weights + situation.table.extra, use_vector)
+
+    def serving(self, learned: Learned, scenario: str) -> tuple[Float64, bool]:
+        """The blend's weights, float64 (S,), and whether the user vector takes part: as the guard allows, or, on a
+        device of the control group, those of a user who taught nothing."""
+        return (self.learner.starts[scenario], False) if self.control else self.learner.serving(learned, scenario)
 
     def similar_to(self, row: int) -> tuple[ScoreTable, Mix]:
         """Scores of every item as a companion of one: its neighbours, and the closeness of the vectors."""

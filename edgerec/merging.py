@@ -11,7 +11,7 @@ from edgerec.errors import EventConflict
 from edgerec.learning.replay import PAUSED
 from edgerec.records import changed, record
 from edgerec.relearning import relearn
-from edgerec.store import EventRow, MetaTable, StateTable, TombstoneTable
+from edgerec.store import EventRow, MetaTable, OutboxTable, StateTable, TombstoneTable
 from edgerec.store.events import same_payload
 from edgerec.store.tables import Tombstone, tombstone
 from edgerec.trials import clear_trial
@@ -67,7 +67,9 @@ def merge(
 
 
 def clear_traces(connection: sqlite3.Connection) -> None:
-    """Takes out what plugins made of events that go, and says that their bytes are still to be erased."""
+    """Takes out what plugins and waiting deltas made of events that go, and says that their bytes are still to be
+    erased."""
+    OutboxTable.clear(connection)
     StateTable.clear(connection)  # what the engine learned anew is stored after this
     MetaTable.remove(connection, FAILURES)
     MetaTable.set(connection, PENDING, "1")

@@ -11,7 +11,7 @@ from edgerec.device import GENERATION, N_RECENT, Device, Snapshot, Stale, arriva
 from edgerec.engine import Engine
 from edgerec.errors import StoreDamaged
 from edgerec.learning.replay import Replay
-from edgerec.store import EventRow, EventTable, MetaTable
+from edgerec.store import CountedEvents, EventRow, EventTable, MetaTable
 
 _TRIES = 3
 
@@ -77,7 +77,9 @@ def _once(
 def _replace(connection: sqlite3.Connection, rows: Sequence[EventRow], decided: Sequence[EventRow]) -> str:
     """Stores other events for those there are; returns the store's new generation, by which other processes know."""
     latest = {row.seq: row for row in decided}
+    uncounted = CountedEvents.open_ids(connection)
     EventTable.replace(connection, [latest.get(row.seq, row) for row in rows])
+    CountedEvents.keep(connection, uncounted)
     generation = os.urandom(8).hex()
     MetaTable.set(connection, GENERATION, generation)
     return generation

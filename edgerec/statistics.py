@@ -47,7 +47,7 @@ def statistics(device: Device, running: BundleInfo) -> dict[str, Any]:
 def _scenario(snapshot: Snapshot, name: str) -> dict[str, Any]:
     learner, sources = snapshot.engine.learner, snapshot.engine.scorer.names
     progress = snapshot.learned.scenario(name)
-    weights, _ = learner.serving(snapshot.learned, name)
+    weights, _ = snapshot.engine.serving(snapshot.learned, name)
     rankings = {}
     for ranking, sums in zip((*RANKINGS, *sources), progress.sums.tolist(), strict=True):
         n = int(sums[0])

@@ -135,7 +135,7 @@ ODD = [
 ]
 
 
-@pytest.mark.parametrize("schema", range(1, SCHEMA))
+@pytest.mark.parametrize("schema", [1, 2, 3])  # the fourth brought them
 def test_odd_values_of_older_schemas_get_checksums_that_hold(tmp_path: Path, schema: int) -> None:
     older = sqlite_utils.Database(sqlite3.connect(tmp_path / "edgerec.db"))
     later = [migration.name for migration in migrations.store.pending(older)][schema:]

@@ -39,7 +39,11 @@ def _steps(count: int) -> NDArray[np.uint64]:
 
 def streams(event_ids: Sequence[str], count: int) -> NDArray[np.uint64]:
     """The first `count` outputs for each event, uint64 (B, count)."""
-    z: NDArray[np.uint64] = np.array([[seed_of(event_id)] for event_id in event_ids], np.uint64) + _steps(count)
+    return mixed(np.array([[seed_of(event_id)] for event_id in event_ids], np.uint64) + _steps(count))
+
+
+def mixed(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """SplitMix64's output function, in place."""
     z ^= z >> _S30
     z *= _M1
     z ^= z >> _S27

@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 from edgerec.errors import StoreBusy, StoreDamaged, StoreError, StoreTooNew
 from edgerec.files import exclusive
 
-SCHEMA = 4
+SCHEMA = 5
 """Migrations that this version knows (`store/migrations.py`)."""
 
 REPAIR = "close and open again: the damaged file is set aside, and what can be recovered is"

@@ -108,6 +108,28 @@ def m004_trust(db: Database) -> None:
     db.execute("PRAGMA user_version = 4")
 
 
+@store()
+def m005_federation(db: Database) -> None:
+    """Deltas on their way, and events that none has counted."""
+    db["outbox"].create(  # type: ignore[union-attr]
+        {
+            "seq": int,
+            "id": str,
+            "bundle_version": int,
+            "payload": bytes,
+            "second": bytes,
+            "events": str,
+            "created": int,
+            "arrived": int,
+        },
+        pk="seq",
+        not_null={"id", "bundle_version", "payload", "events", "created", "arrived"},
+    )
+    db["outbox"].create_index(["id"], unique=True)  # type: ignore[union-attr]
+    db["uncounted"].create({"event_id": str}, pk="event_id")  # type: ignore[union-attr]
+    db.execute("PRAGMA user_version = 5")
+
+
 def migrate(connection: sqlite3.Connection) -> None:
     """Applies what is pending; each step wholly or not at all. A number that was damaged is put right."""
     store.apply(Database(connection))

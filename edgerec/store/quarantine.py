@@ -16,6 +16,7 @@ from edgerec.files import exclusive, scratch, write_whole
 from edgerec.store.blob import decode_state
 from edgerec.store.database import DAMAGED, QUARANTINE, Database
 from edgerec.store.events import EventTable
+from edgerec.store.outbox import MARK, OutboxTable
 from edgerec.store.overlay import OverlayItem, OverlayTable, sound_item
 from edgerec.store.salvage import Salvaged, salvage
 from edgerec.store.tables import BundleRow, BundleTable, TombstoneTable, sound_bundle
@@ -46,12 +47,13 @@ def check(database: Database) -> None:
         (found,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
         if found != "ok":
             raise StoreDamaged(f"{database.path}: {found}")
-        for table in (*_SIDE_TABLES, "overlay_places"):
+        for table in (*_SIDE_TABLES, "overlay_places", "uncounted"):
             for _ in connection.execute(f"SELECT * FROM {table}"):  # a text that is none is met by who reads it alone
                 pass
         EventTable.after(connection)
         BundleTable.all(connection)
         OverlayTable.all(connection)
+        OutboxTable.all(connection)
         TombstoneTable.all(connection)
         for (blob,) in connection.execute("SELECT blob FROM states"):
             decode_state(blob)
@@ -211,13 +213,14 @@ def _text(data: bytes) -> str | bytes:
 
 
 def _sound(table: str, row: Mapping[str, Any]) -> bool:
-    """Whether a row that SQLite can read is what was written, as far as can be told."""
+    """Whether a row that SQLite can read is what was written, as far as can be told, and still means something where
+    events begin anew."""
     try:
         if table == "bundles":
             sound_bundle([row[name] for name in BundleRow.__match_args__])
         elif table == "items_overlay":
             sound_item([row[name] for name in OverlayItem.__match_args__])
-        elif any(isinstance(value, bytes) for value in row.values()):
+        elif row.get("key") == MARK or any(isinstance(value, bytes) for value in row.values()):
             return False
     except (StoreDamaged, KeyError):
         return False
