@@ -68,7 +68,7 @@ def init(
 @_json
 def publish(home: Path, bundle: Path, keys: tuple[Path, ...], as_json: bool) -> None:
     """Verifies BUNDLE as a device would, and offers it; its version must be the highest of its name so far."""
-    manifest, saved = publishing.publish(home, bundle, _ring(keys))
+    manifest, saved = publishing.publish(home, bundle, ring_of(keys))
     told = {"name": manifest.name, "version": manifest.version}
     _show(told, saved, as_json, f"{manifest.name} version {manifest.version}")
 
@@ -81,7 +81,7 @@ def publish(home: Path, bundle: Path, keys: tuple[Path, ...], as_json: bool) -> 
 @_json
 def withdraw(home: Path, version: int, name: str | None, keys: tuple[Path, ...], as_json: bool) -> None:
     """Offers VERSION no more. Devices that run it stay on it until there is a higher one, or the app goes back."""
-    saved = publishing.withdraw(home, version, _ring(keys), name=name)
+    saved = publishing.withdraw(home, version, ring_of(keys), name=name)
     _show({"withdrawn": version}, saved, as_json, f"version {version} is withdrawn")
 
 
@@ -92,7 +92,7 @@ def withdraw(home: Path, version: int, name: str | None, keys: tuple[Path, ...],
 @_json
 def refresh(home: Path, keys: tuple[Path, ...], roles: tuple[str, ...], as_json: bool) -> None:
     """Signs the timestamp anew, and what is half expired and has its keys here. Run it daily."""
-    _show({}, publishing.refresh(home, _ring(keys), roles=roles), as_json, "refreshed")
+    _show({}, publishing.refresh(home, ring_of(keys), roles=roles), as_json, "refreshed")
 
 
 @channel.command()
@@ -125,7 +125,7 @@ def rotate(
     saved = publishing.rotate(
         home,
         role,
-        _ring(keys),
+        ring_of(keys),
         keys=keys[0],
         public=[public_key(path) for path in public],
         quorum=_quorum(threshold) if threshold else None,
@@ -151,7 +151,7 @@ def rotate(
 @_json
 def sign(home: Path, files: tuple[Path, ...], keys: tuple[Path, ...], as_json: bool) -> None:
     """Adds a signature to what waits for it, and publishes what has enough."""
-    _show({}, publishing.sign(home, _ring(keys, files)), as_json, "signed")
+    _show({}, publishing.sign(home, ring_of(keys, files)), as_json, "signed")
 
 
 @channel.command()
@@ -163,7 +163,8 @@ def status(home: Path, as_json: bool) -> None:
     click.echo(json.dumps(found) if as_json else _described(found))
 
 
-def _ring(folders: tuple[Path, ...], files: tuple[Path, ...] = ()) -> KeyRing:
+def ring_of(folders: tuple[Path, ...], files: tuple[Path, ...] = ()) -> KeyRing:
+    """Keys at hand, whose passphrase is asked for where it is needed."""
     return KeyRing(folders, files, passphrase=_passphrase)
 
 

@@ -131,8 +131,10 @@ def aggregate_sum(
     devices: int,
     *,
     server: ServerState | None = None,
+    sigma: Mapping[str, float] | None = None,
 ) -> Aggregate:
-    """The result of split mode: `total` int64 (d,), in units, from `joined`. The gateways have added their noise.
+    """The result of split mode: `total` int64 (d,), in units, from `joined`. The gateways have added their noise, all
+    of it together of standard deviation `sigma` by block.
 
     Raises DeltaError for a sum of another form, and for a cohort that is too small.
     """
@@ -142,7 +144,7 @@ def aggregate_sum(
         raise DeltaError(f"a sum of {total.shape} instead of ({width(blocks)},)")
     if devices < settings.least_cohort:
         raise _too_few(settings, devices)
-    return _finished(settings, blocks, total * units(blocks) / devices, devices, server)
+    return _finished(settings, blocks, total * units(blocks) / devices, devices, server, sigma=sigma)
 
 
 def sigmas(settings: RoundSettings, blocks: Sequence[BlockSpec]) -> dict[str, float]:

@@ -27,7 +27,9 @@ CREATE TABLE IF NOT EXISTS rounds (
   id TEXT PRIMARY KEY, at REAL NOT NULL, bundle INTEGER NOT NULL, candidate INTEGER NOT NULL,
   status TEXT NOT NULL, loss REAL NOT NULL, everyone INTEGER NOT NULL, devices INTEGER NOT NULL, report TEXT
 );
-CREATE TABLE IF NOT EXISTS deltas (id TEXT PRIMARY KEY, round TEXT NOT NULL REFERENCES rounds(id)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS deltas (
+  id TEXT PRIMARY KEY, round TEXT NOT NULL REFERENCES rounds(id), key BLOB
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS parts (
   key BLOB NOT NULL, round TEXT NOT NULL REFERENCES rounds(id), PRIMARY KEY (key, round)
 ) WITHOUT ROWID;
@@ -99,16 +101,19 @@ class Journal:
         keys: Sequence[str] | None = None,
         devices: int | None = None,
     ) -> Round:
-        """Takes the deltas `ids` and spends what the round costs the `keys`; None: it may cost everyone. All or
-        nothing, and on the disk when it returns. A round that was begun before is given back as it was.
+        """Takes the deltas `ids` and spends what the round costs the `keys` that sent them, one for each id, or those
+        that took part where there are no ids; None: it may cost everyone. All or nothing, and on the disk when it
+        returns. A round that was begun before is given back as it was.
 
         Raises BudgetSpent, and JournalError where a delta went into another round.
         """
         with self._writing():
+            loss = loss_of(privacy)
             if (before := self._row(round_id)) is not None:
+                if before.loss != loss:
+                    raise JournalError(f"round {round_id} was begun, and paid for, with other noise")
                 return before
             at = max(at, *self._db.execute("SELECT coalesce(max(at), 0) FROM rounds").fetchone())
-            loss = 0.0 if privacy.kind == "none" else 1 / _multiplier(privacy) ** 2
             if loss and (spent := self._unable(keys, loss, privacy, at)):
                 who = "everyone" if keys is None else f"{len(spent)} of {len(set(keys))} keys"
                 raise BudgetSpent(
@@ -120,7 +125,9 @@ class Journal:
             row = (round_id, at, bundle, candidate, BEGUN, loss, keys is None, n, None)
             self._db.execute("INSERT INTO rounds VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
             try:
-                self._db.executemany("INSERT INTO deltas VALUES (?, ?)", [(one, round_id) for one in ids])
+                senders = [None] * len(ids) if keys is None else [hashed(key) for key in keys]
+                taken = zip(ids, [round_id] * len(ids), senders, strict=True) if ids else ()
+                self._db.executemany("INSERT INTO deltas VALUES (?, ?, ?)", taken)
             except sqlite3.IntegrityError:
                 raise JournalError("a delta of this round went into another one", hint="leave it out") from None
             own = {hashed(key) for key in keys or ()}
@@ -132,7 +139,7 @@ class Journal:
         if privacy.kind == "none":
             return [True] * len(keys)
         with self._errors():
-            spent = self._unable(keys, 1 / _multiplier(privacy) ** 2, privacy, at)
+            spent = self._unable(keys, loss_of(privacy), privacy, at)
         return [hashed(key) not in spent for key in keys]
 
     def spent(self, privacy: PrivacySettings, at: float) -> dict[str, float]:
@@ -155,6 +162,13 @@ class Journal:
         with self._errors():
             rows = self._db.execute("SELECT id FROM deltas WHERE round = ? ORDER BY id", (round_id,))
             return [one for (one,) in rows]
+
+    def senders(self, round_id: str) -> list[str] | None:
+        """Who sent each of the deltas that `ids` names: not the keys, but alike where the keys are. None: unknown."""
+        with self._errors():
+            rows = self._db.execute("SELECT key FROM deltas WHERE round = ? ORDER BY id", (round_id,))
+            found = [key for (key,) in rows]
+        return None if None in found else [key.hex() for key in found]
 
     def round(self, round_id: str) -> Round:
         """The round of that id. Raises JournalError where there is none."""
@@ -230,10 +244,13 @@ def hashed(key: str) -> bytes:
     return blake2b(key.encode(), digest_size=16).digest()
 
 
-def _multiplier(privacy: PrivacySettings) -> float:
+def loss_of(privacy: PrivacySettings) -> float:
+    """What a round costs everyone who takes part: 1 / multiplier², 0 without privacy."""
+    if privacy.kind == "none":
+        return 0.0
     if privacy.multiplier is None:
         raise JournalError("there is no noise multiplier", hint="accountant.with_multiplier finds it")
-    return privacy.multiplier
+    return 1 / privacy.multiplier**2
 
 
 def _read(row: tuple[Any, ...]) -> Round:

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from edgerec.bundle.federated import BlockSpec
 from edgerec.errors import DataError
 from edgerec.files import write_private
 from edgerec.types import Float32, Float64
+from edgerec_exporters.federation.engine import Aggregate
+from edgerec_exporters.federation.settings import RoundSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +27,20 @@ class Counts:
         """What `items/popularity.npy` holds: log(1 + count), float32 (n_items,)."""
         return np.log1p(self.values).astype(np.float32)
 
-    def after(self, taken: Float64, at: float, half_life_days: float | None) -> Counts:
-        """The counts once those of a round, float64 (n_items,), are added: old · 0.5^(days / half-life) + taken.
-
-        None is ever below 0, whatever noise says. A clock that went back makes nothing fade.
-        """
+    def faded(self, at: float, half_life_days: float | None) -> Counts:
+        """What is left at a time: values · 0.5^(days / half-life). A clock that went back fades nothing."""
         days = max(at - self.at, 0.0) / 86_400
         left = 1.0 if half_life_days is None else 0.5 ** (days / half_life_days)
-        return Counts(np.maximum(self.values * left + taken, 0.0), max(at, self.at))
+        return Counts(self.values * left, max(at, self.at))
+
+
+def after_round(settings: RoundSettings, block: BlockSpec, old: Counts, result: Aggregate, at: float) -> Counts:
+    """The counts once a round's are added to what is left of the old ones; none is below 0, whatever noise says."""
+    before = old.faded(at, block.half_life_days)
+    taken = shrunk(result.sums(block.name), result.sigma.get(block.name, 0.0), settings.shrink)
+    if settings.growth is not None:
+        taken = settings.growth.within(taken, before.values, result.devices)
+    return Counts(np.maximum(before.values + taken, 0.0), before.at)
 
 
 def counts_of(popularity: Float32, at: float) -> Counts:

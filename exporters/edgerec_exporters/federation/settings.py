@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from edgerec.errors import ConfigError
+from edgerec_exporters.federation.growth import Growth
 from edgerec_plugins.settings import SettingsReader
 
 MODES = ("open", "split")
@@ -63,7 +64,8 @@ class RoundSettings:
     sees single deltas, or "split", only sums are seen · `least_cohort`: devices without which there is no result ·
     `most_weight`: what the weight of a device counts at most, where weights are given · `bucket`: devices per random
     group, whose means a robust rule sees · `server`, `server_constants`: what is done with the mean · `most_lag`:
-    how many versions older than the bundle a delta may be.
+    how many versions older than the bundle a delta may be · `shrink`: noisy counts are drawn towards 0 by so many of
+    the noise's standard deviations · `growth`: how far a round may move an item, None: as far as it likes.
     """
 
     aggregator: str = "mean"
@@ -75,6 +77,8 @@ class RoundSettings:
     server: str = "none"
     server_constants: Mapping[str, float] = field(default_factory=dict)
     most_lag: int = 2
+    shrink: float = 0.0
+    growth: Growth | None = None
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
 
     def __post_init__(self) -> None:
@@ -123,7 +127,8 @@ def load_settings(source: RoundSettings | Mapping[str, Any] | str | Path | None)
     sections = dict(_section(data, "round"))
     privacy = _privacy(_section(sections, "privacy"))
     constants, server_constants = _section(sections, "constants"), _section(sections, "fedadam")
-    for name in ("privacy", "constants", "fedadam"):
+    growth = _growth(sections)
+    for name in ("privacy", "constants", "fedadam", "growth"):
         sections.pop(name, None)
     take = SettingsReader("round", sections)
     aggregator = sections.get("aggregator", "mean")
@@ -139,6 +144,8 @@ def load_settings(source: RoundSettings | Mapping[str, Any] | str | Path | None)
         server=take.choice("server", "none", SERVERS),
         server_constants={str(name): cast(float, value) for name, value in server_constants.items()},
         most_lag=take.whole("most_lag", 2, 0, 10**6),
+        shrink=take.number("shrink", 0.0, 0, 100),
+        growth=growth,
         privacy=privacy,
     )
     take.done()
@@ -157,6 +164,19 @@ def _privacy(section: Mapping[str, Any]) -> PrivacySettings:
         period_days=take.number("period_days", 365.0, 0, 36_525, above_low=True),
         multiplier=multiplier or None,
         shares={name: shares.number(name, 1.0, 0, 1, above_low=True) for name in _section(section, "shares")},
+    )
+    take.done()
+    return read
+
+
+def _growth(sections: Mapping[str, Any]) -> Growth | None:
+    if "growth" not in sections:
+        return None
+    take, default = SettingsReader("round.growth", _section(sections, "growth")), Growth()
+    read = Growth(
+        floor=take.number("floor", default.floor, 0, 1),
+        most=take.number("most", default.most, 0, 1e6),
+        least=take.number("least", default.least, 0, 1e6),
     )
     take.done()
     return read
