@@ -8,10 +8,9 @@ is refused by both apps.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
 
-from edgerec.errors import ConfigError, MissingDistribution
+from edgerec.errors import ConfigError
 
 QUIET: Mapping[str, str] = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -23,21 +22,12 @@ QUIET: Mapping[str, str] = {
 os.environ.update(QUIET)
 
 
-def require_flower() -> None:
-    """Raises MissingDistribution without Flower, ConfigError where it was imported while its telemetry was on."""
-    try:
-        from flwr.supercore import telemetry
-    except ModuleNotFoundError as error:
-        raise MissingDistribution(
-            f"rounds on Flower need {error.name}", hint="pip install 'edgerec-exporters[flower]'"
-        ) from None
+def refuse_telemetry() -> None:
+    """Raises ConfigError where Flower was imported while its telemetry was on."""
+    from flwr.supercore import telemetry
+
     if telemetry.FLWR_TELEMETRY_ENABLED != "0":
         raise ConfigError(
             "Flower's telemetry is on in this process",
             hint="start Flower's programs by `edgerec gateway flower …`, or set FLWR_TELEMETRY_ENABLED=0",
         )
-
-
-def loaded() -> bool:
-    """Whether Flower has been imported in this process."""
-    return "flwr" in sys.modules

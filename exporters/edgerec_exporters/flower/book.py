@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,9 +78,7 @@ class Book:
         blocks = tuple((spec.name, spec.size) for spec in self.blocks)
         for node in [node for node, (_, tries) in self._owed.items() if tries >= MOST_TRIES]:
             del self._owed[node]
-        return {
-            node: Ask(self._owed.get(node, [number])[0], self.bundle_version, blocks, self.most) for node in nodes
-        }
+        return {node: Ask(self._owed.get(node, [number])[0], self.bundle_version, blocks, self.most) for node in nodes}
 
     def plan(self, number: int, asks: Mapping[int, Ask], held: Mapping[int, Sequence[str]]) -> dict[int, Ask]:
         """Node → the ask for the deltas that are to count, none without any. Kept before it is returned.
@@ -99,10 +97,7 @@ class Book:
             owed = self._owed.setdefault(node, [asks[node].number, 0])
             owed[1] += 1
         self._keep(number)
-        return {
-            node: Ask(asks[node].number, self.bundle_version, asks[node].blocks, self.most, ids)
-            for node, ids in chosen.items()
-        }
+        return {node: replace(asks[node], ids=ids) for node, ids in chosen.items()}
 
     def finish(self, number: int, answers: Mapping[int, Rows]) -> Aggregate:
         """The round's result from what gateways answered, written as a result. Raises DeltaError, BudgetSpent."""
@@ -121,9 +116,7 @@ class Book:
         whole = [totals[node] for node in sorted(totals)]
 
         def result() -> Aggregate:
-            return aggregate_sum(
-                self.settings, self.blocks, joined(whole), len(ids), server=server_state(self.folder)
-            )
+            return aggregate_sum(self.settings, self.blocks, joined(whole), len(ids), server=server_state(self.folder))
 
         return self._counted(number, totals, ids, result)
 

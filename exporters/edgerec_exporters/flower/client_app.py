@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from edgerec_exporters.flower import require_flower
-
-require_flower()
-
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from edgerec_exporters.flower import refuse_telemetry
 from edgerec_exporters.flower.messages import HELD, asked, with_ids, with_rows, with_total
 from edgerec_exporters.flower.rows import opened
 
+refuse_telemetry()
 app = ClientApp()
 
 
@@ -22,13 +20,13 @@ def train(message: Message, context: Context) -> Message:
     """
     ask = asked(message.content)
     with opened(context.node_config) as deltas:
-        answer = with_total(deltas.total(ask), ask.ids) if ask.ids else with_rows(deltas.claim(ask))
+        answer = with_total(deltas.total(ask), ask.ids) if ask.split else with_rows(deltas.claim(ask))
     return Message(answer, reply_to=message)
 
 
 @app.query(HELD.partition(".")[2])
 def held(message: Message, context: Context) -> Message:
-    """Split mode, before `train`: whose shares this gateway holds."""
+    """Before `train`: whose deltas, or shares of them, this gateway holds for the round."""
     ask = asked(message.content)
     with opened(context.node_config) as deltas:
         answer = with_ids(deltas.held(ask))

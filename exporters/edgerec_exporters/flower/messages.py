@@ -36,6 +36,7 @@ def asking(ask: Ask) -> RecordDict:
                     "names": [name for name, _ in ask.blocks],
                     "sizes": [size for _, size in ask.blocks],
                     "most": ask.most,
+                    "split": ask.split,
                     IDS: packed(ask.ids),
                 }
             )
@@ -57,7 +58,7 @@ def asked(content: RecordDict) -> Ask:
         raise DeltaError(f"a message that asks for nothing sensible: {error}") from None
     if number < 1 or most < 1 or not blocks or not all(_NAME.fullmatch(name) and size > 0 for name, size in blocks):
         raise DeltaError("a message that asks for nothing sensible: an impossible number or block")
-    return Ask(number, version, blocks, most, ids)
+    return Ask(number, version, blocks, most, found.get("split") is True, ids)
 
 
 def with_rows(rows: Rows) -> RecordDict:
@@ -67,12 +68,12 @@ def with_rows(rows: Rows) -> RecordDict:
 
 
 def rows_in(content: RecordDict, ask: Ask) -> Rows:
-    """The rows of an answer. Raises DeltaError for whatever is not exactly n of them, with an id each, at most
-    `ask.most`. Values are not looked at: the engine refuses rows that are not finite.
+    """The rows of an answer, in whatever order. Raises DeltaError unless they are exactly those that were asked for.
+    Values are not looked at: the engine refuses rows that are not finite.
     """
     ids = _ids(content)
-    if len(ids) > ask.most or len(set(ids)) != len(ids):
-        raise DeltaError(f"an answer of {len(ids)} deltas, some twice or more than {ask.most}")
+    if sorted(ids) != sorted(ask.ids):
+        raise DeltaError("an answer of other deltas than were asked for")
     return Rows(ids, _array(content, ROWS, (len(ids), ask.width), np.dtype(np.float32)))
 
 
@@ -81,9 +82,9 @@ def with_ids(ids: Sequence[str]) -> RecordDict:
     return _answer(None, ids)
 
 
-def ids_in(content: RecordDict) -> tuple[str, ...]:
-    """The ids of an answer. Raises DeltaError."""
-    return _ids(content)
+def ids_in(content: RecordDict, ask: Ask) -> tuple[str, ...]:
+    """The first `ask.most` ids of an answer, each once. Raises DeltaError."""
+    return tuple(dict.fromkeys(_ids(content)))[: ask.most]
 
 
 def with_total(total: Ring, ids: Sequence[str]) -> RecordDict:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -28,14 +29,15 @@ Ring = NDArray[np.uint32]
 @dataclass(frozen=True, slots=True)
 class Ask:
     """What the server asks of a gateway. `number`: of the round, the same one until an answer was counted · `blocks`:
-    name and size, in the order of the manifest · `most`: deltas that it may answer with · `ids`: in split mode, of whom
-    the sum is asked for.
+    name and size, in the order of the manifest · `most`: deltas that it may answer with · `split`: whether the sum of
+    shares is asked for · `ids`: of whom, once that is decided.
     """
 
     number: int
     bundle_version: int
     blocks: tuple[tuple[str, int], ...]
     most: int
+    split: bool = False
     ids: tuple[str, ...] = ()
 
     @property
@@ -53,18 +55,22 @@ class Rows:
 
 
 class DeltaRows(Protocol):
-    """A gateway's validated deltas. For one number it always gives the same ones, and to no other number those."""
-
-    def claim(self, ask: Ask) -> Rows:
-        """The round's deltas, the oldest first; none where they are too few to leave the gateway. Raises DeltaError."""
-        ...
+    """A gateway's validated deltas. What it gave to one number it gives to that number again, and to no other."""
 
     def held(self, ask: Ask) -> tuple[str, ...]:
-        """Split mode: ids of the deltas whose shares could be summed up for this round. Raises DeltaError."""
+        """Ids of what the round may count, oldest first: what it claimed before, or at most `ask.most` that wait. None
+        where they are too few to leave the gateway. Raises DeltaError.
+        """
+        ...
+
+    def claim(self, ask: Ask) -> Rows:
+        """Exactly the deltas of `ask.ids`, from now on this round's. Raises DeltaError where one of them is not to be
+        had.
+        """
         ...
 
     def total(self, ask: Ask) -> Ring:
-        """Split mode: the sum of the shares of exactly `ask.ids`, modulo 2^32, uint32 (d,). Raises DeltaError."""
+        """In split mode: the sum of the shares of exactly `ask.ids`, modulo 2^32, uint32 (d,). Raises DeltaError."""
         ...
 
 
@@ -74,30 +80,22 @@ class StoreRows:
     def __init__(self, store: GatewayStore) -> None:
         self.store = store
 
-    def claim(self, ask: Ask) -> Rows:
-        from edgerec_exporters.gateway.errors import TooFewDevices
-
-        self._open(ask)
-        if self.store.round(ask.number).closed is None:
-            try:
-                self.store.close_round(ask.number, self.store.ids_of(ask.number)[: ask.most])
-            except TooFewDevices:
-                return Rows((), np.zeros((0, ask.width), np.float32))
-        return Rows(*self.store.rows_of(ask.number))
-
     def held(self, ask: Ask) -> tuple[str, ...]:
-        self._open(ask)
-        return self.store.ids_of(ask.number)[: ask.most]
-
-    def total(self, ask: Ask) -> Ring:
-        self._open(ask)
-        return self.store.sum_of(ask.ids, ask.number)
-
-    def _open(self, ask: Ask) -> None:
         self.store.open_round(ask.number, ask.bundle_version)
         specs = self.store.bundles(only_open=False)[ask.bundle_version].specs
         if tuple((spec.name, spec.size) for spec in specs) != ask.blocks:
             raise DeltaError(f"this gateway has other blocks for version {ask.bundle_version}", hint="same bundle?")
+        ids = self.store.ids_of(ask.number)
+        if len(ids) < self.store.policy.minimum_cohort:
+            return ()
+        return ids if self.store.round(ask.number).closed else ids[: ask.most]
+
+    def claim(self, ask: Ask) -> Rows:
+        self.store.close_round(ask.number, ask.ids)
+        return Rows(*self.store.rows_of(ask.number))
+
+    def total(self, ask: Ask) -> Ring:
+        return self.store.sum_of(ask.ids, ask.number)
 
 
 class FolderRows:
@@ -109,45 +107,42 @@ class FolderRows:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def claim(self, ask: Ask) -> Rows:
+    def held(self, ask: Ask) -> tuple[str, ...]:
         """Files that are no open delta of this bundle version and these blocks are left alone."""
-        if not self.folder.is_dir():
-            raise DeltaError(f"no folder of deltas at {self.folder}", hint="name one in the SuperNode's --node-config")
+        claims = self._claims()
+        if own := [one for one, number in claims.items() if number == ask.number]:
+            return tuple(own)
+        fresh = (path.stem for path in sorted(self.folder.glob("*.delta")) if path.stem not in claims)
+        return tuple(islice((one for one in fresh if self._sound(one, ask) is not None), ask.most))
+
+    def claim(self, ask: Ask) -> Rows:
+        rows = np.zeros((len(ask.ids), ask.width), np.float32)
+        for row, one in zip(rows, ask.ids, strict=True):
+            if (delta := self._sound(one, ask)) is None:
+                raise DeltaError(f"no delta {one} for this round", hint="was it removed meanwhile?")
+            np.concatenate([delta.blocks[name] for name, _ in ask.blocks], out=row)
         with exclusive(self.folder / "claims.lock"):
             claims = self._claims()
-            known = ask.number in claims.values()
-            wanted = {id for id, number in claims.items() if number == ask.number} if known else None
-            found = list(self._deltas(ask, wanted, claims))
-            if not known and found:
-                claims |= dict.fromkeys([delta.id for delta in found], ask.number)
-                write_private(self.folder / CLAIMS, json.dumps(claims).encode())
-        rows = [np.concatenate([delta.blocks[name] for name, _ in ask.blocks]) for delta in found]
-        return Rows(tuple(delta.id for delta in found), np.array(rows, np.float32).reshape(-1, ask.width))
-
-    def held(self, ask: Ask) -> tuple[str, ...]:
-        raise DeltaError("a folder of deltas holds no shares", hint="round.mode = 'open', or a gateway's store")
+            if any(claims.get(one, ask.number) != ask.number for one in ask.ids):
+                raise DeltaError("a delta that another round claimed")
+            claims |= dict.fromkeys(ask.ids, ask.number)
+            write_private(self.folder / CLAIMS, json.dumps(claims).encode())
+        return Rows(ask.ids, rows)
 
     def total(self, ask: Ask) -> Ring:
         raise DeltaError("a folder of deltas holds no shares", hint="round.mode = 'open', or a gateway's store")
 
-    def _deltas(self, ask: Ask, wanted: set[str] | None, claims: Mapping[str, int]) -> Iterator[Delta]:
-        """The wanted ones, or at most `ask.most` that nobody claimed; in the order of their names."""
-        left = ask.most
-        for path in sorted(self.folder.glob("*.delta")):
-            if left == 0:
-                return
-            if path.stem in claims if wanted is None else path.stem not in wanted:
-                continue
-            try:
-                delta = decode(path.read_bytes())
-            except DeltaError:
-                continue
-            sizes = tuple((name, len(block)) for name, block in delta.blocks.items())
-            if (delta.id, delta.bundle_version, sizes) == (path.stem, ask.bundle_version, ask.blocks):
-                left -= 1
-                yield delta
+    def _sound(self, one: str, ask: Ask) -> Delta | None:
+        try:
+            delta = decode((self.folder / f"{one}.delta").read_bytes())
+        except (OSError, DeltaError):
+            return None
+        sizes = tuple((name, len(block)) for name, block in delta.blocks.items())
+        return delta if (delta.id, delta.bundle_version, sizes) == (one, ask.bundle_version, ask.blocks) else None
 
     def _claims(self) -> dict[str, int]:
+        if not self.folder.is_dir():
+            raise DeltaError(f"no folder of deltas at {self.folder}", hint="name one in the SuperNode's --node-config")
         try:
             claims: dict[str, int] = json.loads((self.folder / CLAIMS).read_text("utf-8"))
         except FileNotFoundError:
@@ -180,18 +175,3 @@ def opened(node: Mapping[str, Any]) -> Iterator[DeltaRows]:
         raise ConfigError(f"no gateway's store at {place}", hint="is its gateway running?")
     with GatewayStore(place) as store:
         yield StoreRows(store)
-
-
-def distinct(parts: Sequence[Rows], counted: set[str]) -> tuple[Rows, int]:
-    """All rows together, each id once and none that was counted before; and how many were left out."""
-    ids: list[str] = []
-    rows: list[Float32] = []
-    seen = set(counted)
-    for part in parts:
-        fresh = [at for at, one in enumerate(part.ids) if one not in seen and not seen.add(one)]  # type: ignore[func-returns-value]
-        ids += [part.ids[at] for at in fresh]
-        rows.append(part.rows[fresh])
-    left_out = sum(len(part.ids) for part in parts) - len(ids)
-    return Rows(tuple(ids), np.concatenate(rows) if rows else np.zeros((0, 0), np.float32)), left_out
-
-

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from edgerec_exporters.flower import require_flower
-
-require_flower()
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,9 +12,11 @@ from flwr.serverapp import Grid, ServerApp
 from edgerec.bundle import verify
 from edgerec.errors import ConfigError
 from edgerec_exporters.federation.settings import load_settings
+from edgerec_exporters.flower import refuse_telemetry
 from edgerec_exporters.flower.book import Book
 from edgerec_exporters.flower.strategy import DeviceRounds
 
+refuse_telemetry()
 app = ServerApp()
 
 

@@ -9,11 +9,12 @@ numbers in `edgerec round`; tests/test_flower.py compares the step with Flower's
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from logging import INFO, WARNING
+from typing import TypeVar
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 from flwr.supercore import log
@@ -23,6 +24,8 @@ from edgerec_exporters.federation.engine import Aggregate
 from edgerec_exporters.flower.book import Book
 from edgerec_exporters.flower.messages import HELD, asking, ids_in, rows_in, total_in
 from edgerec_exporters.flower.rows import Ask
+
+T = TypeVar("T")
 
 POLL_S = 0.5
 
@@ -53,7 +56,7 @@ class DeviceRounds(FedAvg):
         self._number, self._asks = self.book.begin(), {}
         offers = self.book.offers(self._number, self._nodes(grid))
         replies = grid.send_and_receive(self._messages(offers, HELD), timeout=self.timeout_s)
-        held = {node: ids_in(reply.content) for node, reply in self._sound(replies, offers).items()}
+        held = self._read(ids_in, self._sound(replies, offers), offers)
         try:
             self._asks = self.book.plan(self._number, offers, held)
         except DeltaError as error:
@@ -79,15 +82,20 @@ class DeviceRounds(FedAvg):
 
     def _finished(self, replies: dict[int, Message]) -> Aggregate:
         if self.book.split:
-            totals = {node: total_in(reply.content, self._asks[node]) for node, reply in replies.items()}
-            return self.book.finish_split(self._number, self._asks, totals)
-        answers = {}
+            return self.book.finish_split(self._number, self._asks, self._read(total_in, replies, self._asks))
+        return self.book.finish(self._number, self._read(rows_in, replies, self._asks))
+
+    def _read(
+        self, reader: Callable[[RecordDict, Ask], T], replies: Mapping[int, Message], asks: Mapping[int, Ask]
+    ) -> dict[int, T]:
+        """Node → what its reply says; who says nothing sensible is left out of the round."""
+        found = {}
         for node, reply in replies.items():
             try:
-                answers[node] = rows_in(reply.content, self._asks[node])
+                found[node] = reader(reply.content, asks[node])
             except DeltaError as error:
                 log(WARNING, "round %d: gateway %d is left out: %s", self._number, node, error)
-        return self.book.finish(self._number, answers)
+        return found
 
     def _nodes(self, grid: Grid) -> list[int]:
         """Gateways that are connected, once there are enough or the wait is over."""
