@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable
 from hashlib import sha256
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from sqlalchemy import Connection
 from starlette.applications import Starlette
@@ -95,10 +95,8 @@ class Gateway:
 
     async def _keep_up(self) -> None:
         """Prunes now and then; what fails is logged, and tried again."""
-        days: dict[str, Any] = {
-            "counted_days": self._settings.counted_days,
-            "waiting_days": self._settings.waiting_days,
-        }
+        keep = self._settings
+        days = {"counted_days": keep.counted_days, "waiting_days": keep.waiting_days}
         while True:
             try:
                 done = await run_in_threadpool(self._store.prune, **days)

@@ -38,6 +38,16 @@ def serve(
             f"gateway: plain HTTP on {host}",
             hint="give --tls-cert and --tls-key, or set behind_tls where something before it speaks TLS",
         )
+    server = server_of(store, settings, certificate=certificate, key=key)
+    with listening(host, port) as listener:
+        logs.say("listening", port=listener.getsockname()[1], tls=certificate is not None)
+        server.run(sockets=[listener])
+
+
+def server_of(
+    store: GatewayStore, settings: Settings, *, certificate: Path | None = None, key: Path | None = None
+) -> uvicorn.Server:
+    """The server, to be run on a socket that listens. Raises ConfigError for a certificate that cannot be used."""
     config = uvicorn.Config(
         Gateway(store, settings).app(),
         http="h11",
@@ -59,12 +69,11 @@ def serve(
         config.load()  # reads the certificate
     except OSError as error:
         raise ConfigError(f"gateway: the certificate or its key cannot be used: {error}") from None
-    with _listening(host, port) as listener:
-        logs.say("listening", port=listener.getsockname()[1], tls=certificate is not None)
-        uvicorn.Server(config).run(sockets=[listener])
+    return uvicorn.Server(config)
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that listens; `port` 0 takes any that is free. Raises ConfigError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
