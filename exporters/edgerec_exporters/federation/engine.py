@@ -187,16 +187,23 @@ def _sound(
         raise DeltaError(f"rows are float32 (n, {width(blocks)}), not {rows.dtype} {rows.shape}")
     if keys is not None and len(keys) != len(rows):
         raise DeltaError(f"{len(keys)} keys for {len(rows)} rows")
-    finite = np.concatenate([np.isfinite(part).all(axis=1) for part in _parts(rows)] or [np.zeros(0, bool)])
-    kept = np.flatnonzero(finite)
-    refused = {"not finite": len(rows) - len(kept)} if len(kept) < len(rows) else {}
+    kept = np.flatnonzero(_finite(rows))
+    bad = len(rows) - len(kept)
     if keys is not None and len(set(keys)) < len(keys):
         rows, weights = _per_key(rows, [keys[at] for at in kept], kept, weights)
-        kept = np.arange(len(rows))
-    order = sorted(
-        kept, key=lambda at: (blake2b(rows[at].data, digest_size=16).digest(), 0 if weights is None else weights[at])
-    )
+        kept = np.flatnonzero(_finite(rows))  # two that are finite may add up to what is not
+        bad += len(rows) - len(kept)
+
+    def place(at: int) -> tuple[bytes, float]:
+        return blake2b(rows[at].data, digest_size=16).digest(), 0.0 if weights is None else float(weights[at])
+
+    order = sorted(kept, key=place)
+    refused = {"not finite": bad} if bad else {}
     return np.ascontiguousarray(rows[order]), None if weights is None else weights[order], refused
+
+
+def _finite(rows: Float32) -> NDArray[np.bool_]:
+    return np.concatenate([np.isfinite(part).all(axis=1) for part in _parts(rows)] or [np.zeros(0, np.bool_)])
 
 
 def _per_key(rows: Float32, keys: list[str], kept: Int64, weights: Float64 | None) -> tuple[Float32, Float64 | None]:
@@ -207,7 +214,8 @@ def _per_key(rows: Float32, keys: list[str], kept: Int64, weights: Float64 | Non
     together = np.empty((len(of), rows.shape[1]), np.float32)
     for place, own in enumerate(of.values()):
         own.sort(key=lambda at: rows[at].tobytes())
-        together[place] = rows[own].sum(axis=0, dtype=np.float64)
+        with np.errstate(over="ignore"):
+            together[place] = rows[own].sum(axis=0, dtype=np.float64)
     return together, None if weights is None else np.array([weights[own].max() for own in of.values()])
 
 
