@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 import edgerec
-from edgerec import library_commands, runtime_commands, update_commands
+from edgerec import library_commands, runtime_commands, sync_commands, update_commands
 from edgerec.errors import EdgeRecError, MissingDistribution
 
 GROUP = "edgerec.commands"
@@ -94,5 +94,10 @@ def main() -> None:
     """Recommendations inside your app, offline, learning on the device."""
 
 
-for _command in (*runtime_commands.COMMANDS, *library_commands.COMMANDS, *update_commands.COMMANDS):
+for _command in (
+    *runtime_commands.COMMANDS,
+    *library_commands.COMMANDS,
+    *update_commands.COMMANDS,
+    *sync_commands.COMMANDS,
+):
     main.add_command(_command)

@@ -21,6 +21,10 @@ class TransportError(PluginError):
     """A delta did not get through. It is safe to send it again."""
 
 
+class DeltaRefused(TransportError):
+    """A delta got through and was refused for good: nobody counted it, and sending it again is no use."""
+
+
 @record
 class Delta:
     """One device's contribution to the next bundle. Nothing in it identifies the user.

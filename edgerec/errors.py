@@ -28,6 +28,7 @@ EdgeRecError                    1
 │   ├── PluginTimeout          70   a call outlasted its budget (in edgerec.isolation)
 │   ├── DeltaError             70   a delta that may not be sent or aggregated (in edgerec.deltas)
 │   └── TransportError         70   a delta that did not get through (in edgerec.deltas)
+│       └── DeltaRefused       70   … or was refused for good
 ├── DataError                  80   a data set that cannot be read, fetched or verified
 ├── TrainingError              84
 ├── ExportError                85   the bundle would not equal the trained model

@@ -12,6 +12,8 @@ from edgerec.records import record
 OPEN_MODE, SPLIT_MODE = "open", "split"
 MODES = (OPEN_MODE, SPLIT_MODE)
 MOST_PER_WEEK = 168
+KEYS = "federation"
+"""Where in the data directory transports keep what is theirs."""
 
 
 @record
@@ -26,8 +28,8 @@ class Conditions:
 class FederationSettings:
     """`transport`: a name under `[transports.NAME]` · `second`: of the other gateway, in mode split · `mode`: open, the
     gateway sees the delta; split, each of two sees a share · `filters`: names under `[delta_filters.NAME]`, in the
-    order in which a delta goes through them · `only_unmetered`, `only_charging`: when a sync waits · `most_per_week`: deltas
-    within seven days · `control_share`: of the devices, which serve what the bundle says and nothing learned.
+    order in which a delta goes through them · `only_unmetered`, `only_charging`: when a sync waits · `most_per_week`:
+    deltas within seven days · `control_share`: of the devices, which serve what the bundle says and nothing learned.
     """
 
     enabled: bool = False

@@ -20,6 +20,8 @@ from edgerec.types import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from edgerec.deltas import Delta
 
 FAILURES = (Exception, SystemExit, GeneratorExit)
@@ -148,7 +150,19 @@ class Transport(Protocol):
 
     def send(self, payload: bytes, *, delta_id: str) -> None:
         """Returns once the payload has arrived. Idempotent: what was sent before, under the same id, arrives once.
-        Raises `edgerec.deltas.TransportError`, or another EdgeRecError, where it did not get through.
+        Raises `edgerec.deltas.DeltaRefused` where it arrived and will never be counted, or `TransportError`, or another
+        EdgeRecError, where it did not get through.
+        """
+        ...
+
+
+@runtime_checkable
+class KeepingTransport(Protocol):
+    """What a `Transport` that keeps something of its own on the device, such as a key, may offer besides."""
+
+    def keep_in(self, folder: Path) -> None:
+        """Called before anything is sent. The folder, of the user's data directory, is the transport's own; it is no
+        part of an exported profile, and is deleted with all that is in it when the user is forgotten.
         """
         ...
 

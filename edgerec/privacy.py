@@ -17,6 +17,7 @@ from pathlib import Path
 from edgerec import log, profile_file
 from edgerec.device import PENDING, Device
 from edgerec.errors import ForgetPending, StoreBusy, StoreError
+from edgerec.federation_settings import KEYS
 from edgerec.merging import Merged, clear_traces, merge
 from edgerec.profile_file import ProfileFile
 from edgerec.records import changed, record
@@ -26,6 +27,8 @@ from edgerec.store.database import QUARANTINE
 from edgerec.store.tables import KEY_BYTES, tombstone
 from edgerec.trials import clear_trial
 
+ALL = "all"
+"""What is pending where everything was forgotten: what transports kept goes too."""
 _KEY = "tombstone_key"
 _DAY = 86_400_000_000
 _SLACK = 10
@@ -58,7 +61,7 @@ def forget(device: Device, item: str | None = None) -> Forgotten:
     from edgerec.store.quarantine import undisturbed
 
     with undisturbed(device.data_dir, device.config.wait_s):  # or what another recovers meanwhile would come back
-        done = _take_out(device, gone, without, shown, bury=True)
+        done = _take_out(device, gone, without, shown, bury=True, everything=item is None)
         erase(device, unrecovered=True)
     return done
 
@@ -103,6 +106,7 @@ def _take_out(
     exposures: Callable[[sqlite3.Connection], int],
     *,
     bury: bool,
+    everything: bool = False,
 ) -> Forgotten:
     removed: list[str] = []
     counts = [0]
@@ -118,6 +122,8 @@ def _take_out(
             clear_trial(connection)
         counts[0] = exposures(connection)
         clear_traces(connection)
+        if bury and everything:
+            MetaTable.set(connection, PENDING, ALL)
 
     relearn(device, store, change=change)
     return Forgotten(len(removed), counts[0])
@@ -149,6 +155,10 @@ def erase(device: Device, *, unrecovered: bool = False) -> None:
     """
     if (device.data_dir / QUARANTINE).exists():
         _erase_quarantine(device.data_dir, unrecovered=unrecovered)
+    with device.database.read() as connection:
+        everything = MetaTable.get(connection, PENDING) == ALL
+    if everything:
+        _erase_keys(device.data_dir)
     try:
         device.database.erase()
         with device.database.write() as connection:
@@ -160,6 +170,17 @@ def erase(device: Device, *, unrecovered: bool = False) -> None:
         ) from None
     except StoreError as error:
         raise ForgetPending(f"forgotten, but not yet erased: {error.args[0]}", hint="is there space?") from error
+
+
+def _erase_keys(data_dir: Path) -> None:
+    """What transports kept: by a key that stays, whoever held deltas of it could tell that the user goes on."""
+    try:
+        shutil.rmtree(data_dir / KEYS)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        said = f"forgotten, but a key of a transport is still there: {error.strerror}"
+        raise ForgetPending(said, hint="is data_dir writable?") from None
 
 
 def _erase_quarantine(data_dir: Path, *, unrecovered: bool) -> None:

@@ -31,6 +31,8 @@ from edgerec.store import MetaTable
 from edgerec.types import CatalogueUpdate, Event, Explanation, Page, PageRequest, Receipt
 
 if TYPE_CHECKING:
+    from edgerec.federation.sync import Synchroniser, SyncReport
+    from edgerec.federation_settings import Conditions
     from edgerec.merging import Merged
     from edgerec.off_policy import Estimates
     from edgerec.privacy import Forgotten
@@ -77,6 +79,7 @@ class Recommender:
         settings = load_config(config)
         self._temporary = _temporary_folder() if data_dir is None else None
         self._random = None if seed is None else _random_bits(seed)
+        self._syncs: Synchroniser | None = None
         self._device = Device(self._temporary or Path(data_dir or ""), _plugins(plugins, settings), settings, clock)
         try:
             # kept open, so that its files stay while newer ones run
@@ -280,6 +283,33 @@ class Recommender:
         if done.installation is not None:
             self.bundle = done.installation.bundle
         return done
+
+    def consent(self, given: bool) -> None:
+        """What the user said to federation; it is kept until they say otherwise.
+
+        Given: what is recorded from now on may be counted by a `sync`, nothing of before. Taken back: nothing is sent
+        any more, and what waits is deleted. Raises StoreBusy.
+        """
+        self._synchroniser().consent(given)
+
+    def sync(self, *, conditions: Conditions | Mapping[str, Any] | None = None) -> SyncReport:
+        """Sends what a delta may tell of the events since the last one, then asks the configured channel for a bundle.
+
+        Off unless the app enabled federation and the user gave `consent`. `conditions`: what the app knows of the
+        device, `{"metered": False, "charging": True}`. A network that fails is a status, not an error: the delta waits
+        (`edgerec.federation.sync.Synchroniser.sync`). Raises ConfigError, PluginError, StoreBusy or RequestError.
+        """
+        report = self._synchroniser().sync(conditions)
+        if report.update is not None and report.update.installation is not None:
+            self.bundle = report.update.installation.bundle
+        return report
+
+    def _synchroniser(self) -> Synchroniser:
+        if self._syncs is None:
+            from edgerec.federation.sync import Synchroniser  # nothing of it is loaded before the app asks
+
+            self._syncs = Synchroniser(self._device)
+        return self._syncs
 
     def close(self) -> None:
         """Writes what is buffered and lets go of the store. Closing twice is fine."""

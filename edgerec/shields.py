@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from edgerec.interfaces import (
     ChancePolicy,
     DeltaFilter,
     EventFilter,
+    KeepingTransport,
     Reranker,
     SecureChance,
     Transport,
@@ -113,6 +115,20 @@ class ShieldedTransport:
         self._run(send)
 
 
+class ShieldedKeeping(ShieldedTransport):
+    """A `Transport` of somebody else's that is a `KeepingTransport` too."""
+
+    _inner: Any
+
+    def keep_in(self, folder: Path) -> None:
+        self._run(self._inner.keep_in, folder)
+
+
+def shielded_transport(inner: Transport, name: str, run: Runner) -> ShieldedTransport:
+    """A shield that offers what the transport does."""
+    return (ShieldedKeeping if isinstance(inner, KeepingTransport) else ShieldedTransport)(inner, name, run)
+
+
 class ShieldedAggregator:
     """An `Aggregator` of somebody else's."""
 
@@ -178,7 +194,7 @@ SHIELDS: dict[str, Callable[..., Any]] = {
     "filter": ShieldedFilter,
     "reranker": shielded_reranker,
     "delta_filter": ShieldedDeltaFilter,
-    "transport": ShieldedTransport,
+    "transport": shielded_transport,
     "aggregator": ShieldedAggregator,
 }
 """What stands before a plugin's own, by kind."""

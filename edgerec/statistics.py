@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from edgerec.learning.guard import PARTS
 from edgerec.learning.progressive import METRICS
 from edgerec.learning.state import RANKINGS
 from edgerec.lifecycle import BundleInfo
-from edgerec.store import Database, EventTable, ExposureTable, MetaTable
+from edgerec.participation import consents, is_control
+from edgerec.store import CountedEvents, Database, EventTable, ExposureTable, MetaTable, OutboxTable
 from edgerec.trials import as_values, probation
 
 
@@ -22,6 +24,7 @@ def statistics(device: Device, running: BundleInfo) -> dict[str, Any]:
     with device.database.read() as connection:
         events, exposures = EventTable.count(connection), ExposureTable.count(connection)
         trial = probation(connection)
+        federation = _federation(device, connection)
     updater = snapshot.engine.learner.updaters.owner
     return {
         "bundle": {
@@ -39,8 +42,20 @@ def statistics(device: Device, running: BundleInfo) -> dict[str, Any]:
             "steps": snapshot.learned.steps,
             "scenarios": {name: _scenario(snapshot, name) for name in snapshot.learned.names},
         },
+        "federation": federation,
         "store_bytes": sum(p.stat().st_size for p in device.data_dir.glob("edgerec.db*")),
         "plugins": {**device.plugins.summary(), "loaded": list(device.plugins.loaded)},
+    }
+
+
+def _federation(device: Device, connection: sqlite3.Connection) -> dict[str, Any]:
+    settings = device.config.federation
+    return {
+        "enabled": settings is not None and settings.enabled,
+        "consent": consents(connection),
+        "control": is_control(connection, settings),
+        "waiting": OutboxTable.count(connection),
+        "uncounted": len(CountedEvents.open_ids(connection) or ()) if consents(connection) else 0,
     }
 
 

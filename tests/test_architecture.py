@@ -31,7 +31,7 @@ FLOORS = [
     {"federation"},
     {"runtime", "options"},
     {"__init__"},
-    {"doctor", "plugin_new", "update_commands"},
+    {"doctor", "plugin_new", "update_commands", "sync_commands"},
     {"doctor_commands"},
     {"runtime_commands"},
     {"plugin_commands"},

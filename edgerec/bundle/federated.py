@@ -25,7 +25,7 @@ LARGEST = 32_767
 """Of a value in units, on either side of 0: what 16 bits hold."""
 OPEN_WIDTH, RING_WIDTH = 2, 4
 """Bytes of a value that travels openly, and of one in a share."""
-METRICS_LEAST = 16
+METRICS_LEAST = 18
 BLOCK_NAME = r"[a-z][a-z0-9_]{0,31}"
 
 _HEAD, _PART, _CHECKSUM = 31, 9, 4
