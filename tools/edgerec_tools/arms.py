@@ -21,12 +21,14 @@ STANDARD = "personalised"
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One configuration of the runtime under trial. `against`: arms that it is compared with besides `REFERENCES`."""
+    """One configuration of the runtime under trial. `against`: arms that it is compared with besides `REFERENCES` ·
+    `rounds`: whether its devices take part in rounds, and under a privacy budget ("dp"); empty: they do not."""
 
     name: str
     title: str
     config: Config
     against: tuple[str, ...] = ()
+    rounds: str = ""
 
     @property
     def learns(self) -> bool:
@@ -57,6 +59,13 @@ _ARMS: dict[str, tuple[str, _Configure]] = {
     "personalised-blend": ("personalised without learning the blend", lambda _: Config(learn_blend=False)),
     "personalised-habit": ("personalised without habits", lambda _: Config(disabled_sources=("habit",))),
 }
+FEDERATED = "federated"
+_ROUNDS = {
+    FEDERATED: Arm(FEDERATED, "personalised, with deltas and the bundles they bring", Config(), (STANDARD,), "open"),
+    f"{FEDERATED}+dp": Arm(
+        f"{FEDERATED}+dp", "federated under a privacy budget", Config(), (STANDARD, FEDERATED), "dp"
+    ),
+}
 CENTRAL_ARMS = {f"{CENTRAL}/{name}": title for name, title in central.ARMS.items()}
 
 
@@ -69,6 +78,7 @@ def choose(wanted: Iterable[str], cutoff: float, updater: str | None = None) -> 
     """
     names = dict.fromkeys(name for entry in wanted for name in _expanded(entry))
     device = [Arm(name, _ARMS[name][0], _ARMS[name][1](cutoff)) for name in names if name in _ARMS]
+    device += [_ROUNDS[name] for name in names if name in _ROUNDS]
     if updater is not None:
         name = updater if updater not in _ARMS else f"personalised+{updater}"
         title = f"personalised by the updater {updater}"
@@ -80,7 +90,7 @@ def choose(wanted: Iterable[str], cutoff: float, updater: str | None = None) -> 
 
 def known() -> list[str]:
     """Every name that `choose` takes."""
-    return [*_ARMS, *CENTRAL_ARMS, CENTRAL, "all"]
+    return [*_ARMS, *_ROUNDS, *CENTRAL_ARMS, CENTRAL, "all"]
 
 
 def _expanded(entry: str) -> list[str]:
@@ -88,6 +98,6 @@ def _expanded(entry: str) -> list[str]:
         return [*_ARMS, *CENTRAL_ARMS]
     if entry == CENTRAL:
         return list(CENTRAL_ARMS)
-    if entry not in _ARMS and entry not in CENTRAL_ARMS:
+    if entry not in _ARMS and entry not in _ROUNDS and entry not in CENTRAL_ARMS:
         raise RequestError(f"there is no arm {entry!r}", hint=f"arms: {', '.join(known())}")
     return [entry]

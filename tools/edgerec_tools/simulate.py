@@ -31,6 +31,7 @@ from edgerec_tools import central, metrics
 from edgerec_tools.arms import CENTRAL, DEFAULT, Arm, choose
 from edgerec_tools.central import ViewMetrics
 from edgerec_tools.datasets import Dataset
+from edgerec_tools.federation.options import Federate
 from edgerec_tools.periods import Period, iso, trained_before
 from edgerec_tools.progress import Progress, silent
 from edgerec_tools.replay import RULES, Fleet, Outcome, Stories, Switch, template
@@ -49,12 +50,13 @@ class SimulationError(EdgeRecError):
 @dataclass(frozen=True, slots=True)
 class ArmResult:
     """An arm's metrics of every scored basket, per view; baskets are numbered as in `dataset.since(cutoff)`.
-    `against`: as in `Arm`."""
+    `against`: as in `Arm` · `rounds`: a report per round, of an arm that takes part in some."""
 
     name: str
     title: str
     views: Mapping[str, ViewMetrics]
     against: tuple[str, ...] = ()
+    rounds: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,7 @@ def simulate(
     seed: int = 0,
     switch: tuple[float, str | os.PathLike[str]] | None = None,
     asked: NDArray[np.bool_] | None = None,
+    federate: Federate | None = None,
     progress: Progress = silent,
 ) -> Simulation:
     """Replays the period under each arm (names as in `arms.choose`; `updater` adds one).
@@ -92,11 +95,13 @@ def simulate(
     `devices` takes a sample of so many users, drawn by `seed`, from those with a basket to be scored. `workers`:
     processes, None for one per core. `switch`: (POSIX seconds, bundle): before its first basket from then on every
     device installs that bundle, whatever its shadow evaluation says, and relearns its events in the new space.
-    `asked` bool (n_events,): events that may be targets; the others happen, and are never asked for.
+    `asked` bool (n_events,): events that may be targets; the others happen, and are never asked for. `federate`: how
+    the arms that take part in rounds hold them.
     Raises BundleError, DataError, RequestError, PluginError, SimulationError.
     """
     started = time.perf_counter()
-    device_arms, central_arms = choose(arms, period.cutoff, updater)
+    chosen, central_arms = choose(arms, period.cutoff, updater)
+    device_arms = tuple(arm for arm in chosen if not arm.rounds)
     with scratch() as folder, load_bundle(bundle, folder) as opened:
         _check_fit(dataset, opened)
         _check_honest(opened.manifest, period)
@@ -113,6 +118,8 @@ def simulate(
         chunks = _chunks(users, stories, n_workers) if device_arms else []
         found = run(job, chunks, n_workers, progress)
         results = [_collected(arm, found) for arm in device_arms]
+        fleet = (slim, opened.path, period, users, stories, asked, federate or Federate(), n_workers, seed, plugins)
+        results += [_in_rounds(arm, folder, progress, *fleet) for arm in chosen if arm.rounds]
         results += [_restricted(arm, users, stories) for arm in found.central]
         return Simulation(
             data=dataset.name,
@@ -120,11 +127,20 @@ def simulate(
             period=period,
             seed=seed,
             devices=len(users),
-            events=int(stories.revealed()[users].sum()) * len(device_arms),
+            events=int(stories.revealed()[users].sum()) * len(chosen),
             seconds=time.perf_counter() - started,
             at=dataset.basket_at[stories.first : stories.end],
             arms=tuple(results),
         )
+
+
+def _in_rounds(arm: Arm, folder: Path, progress: Progress, *fleet: Any) -> ArmResult:
+    """An arm whose devices take part in rounds."""
+    from edgerec_tools.federation.fleet import Fleet, replayed
+
+    done = replayed(Fleet(*fleet), arm, folder / f"fleet-{arm.name}", progress)
+    views = {view: _measured(done.found[view]) for view in RULES}
+    return ArmResult(arm.name, arm.title, views, arm.against, done.reports)
 
 
 def _plugins() -> list[object]:
@@ -272,7 +288,7 @@ def _central() -> list[ArmResult]:
 def run(job: Job, chunks: Sequence[Sequence[int]], workers: int, progress: Progress) -> Found:
     """Hands the work to processes and gathers what they bring."""
     found = Found({(arm.name, view): [] for arm in job.arms for view in RULES}, [])
-    with _one_thread_each():
+    with one_thread_each():
         pool = ProcessPoolExecutor(workers, get_context("spawn"), start, (job,))
         try:
             reference = pool.submit(_central) if job.central else None
@@ -304,7 +320,7 @@ def _gather(found: Found, parts: Sequence[Future[Any]], total: int, progress: Pr
 
 
 @contextmanager
-def _one_thread_each() -> Iterator[None]:
+def one_thread_each() -> Iterator[None]:
     """Worker processes that are started within compute in one thread: faster together, and the same everywhere."""
     before = {name: os.environ.get(name) for name in _THREADS}
     os.environ.update(dict.fromkeys(_THREADS, "1"))

@@ -1,0 +1,1 @@
+"""Simulated rounds: real devices send real deltas, the server's own engine makes bundles of them."""

@@ -1,0 +1,64 @@
+"""How a simulated fleet holds its rounds: how often, how privately, and what goes wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from edgerec.errors import RequestError
+
+if TYPE_CHECKING:
+    from edgerec_exporters.federation.settings import RoundSettings
+
+EVERY = {"daily": 1.0, "twice-weekly": 3.5, "weekly": 7.0, "fortnightly": 14.0}
+DP_EPSILON, DP_DELTA = 8.0, 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class Federate:
+    """`every_days`: from one round to the next · `available`: the share of devices that sync in a round; the others
+    send it all the next time · `dropout`: of the deltas, lost on their way for good · `stragglers`: of the deltas, late
+    by one round · `hostile`: of the devices, which send what `attack` says, to promote the item of rank `target` by
+    popularity · `settings`: the server's, `edgerec_exporters.federation.settings` · `dp`: constants of privacy for the
+    arm with a budget.
+    """
+
+    every_days: float = 7.0
+    available: float = 1.0
+    dropout: float = 0.0
+    stragglers: float = 0.0
+    hostile: float = 0.0
+    attack: str = "promotion"
+    target: int = 50
+    settings: RoundSettings | None = None
+    dp: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.every_days > 0:
+            raise RequestError(f"a round every {self.every_days:g} days", hint="more than 0, or weekly, daily, …")
+        for name in ("available", "dropout", "stragglers", "hostile"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise RequestError(f"--{name} {getattr(self, name):g} is no share", hint="0 … 1")
+
+
+def every_days(text: str) -> float:
+    """Days between rounds, from a name of EVERY or a number. Raises RequestError."""
+    if text in EVERY:
+        return EVERY[text]
+    try:
+        return float(text)
+    except ValueError:
+        raise RequestError(f"--federate {text!r}", hint=f"{', '.join(EVERY)}, or a number of days") from None
+
+
+def round_settings(options: Federate, *, private: bool) -> RoundSettings:
+    """The server's settings of an arm: without privacy, or with a budget for the whole replay."""
+    from edgerec_exporters.federation.accountant import with_multiplier
+    from edgerec_exporters.federation.settings import PrivacySettings, RoundSettings
+
+    settings = options.settings or RoundSettings(aggregator="bounded_mean", least_cohort=10)
+    if not private:
+        return replace(settings, privacy=PrivacySettings())
+    privacy = PrivacySettings(**{"kind": "central", "epsilon": DP_EPSILON, "delta": DP_DELTA, **options.dp})
+    return with_multiplier(replace(settings, privacy=privacy))
