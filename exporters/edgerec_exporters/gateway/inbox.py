@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection, bindparam, func, insert, select
 
 from edgerec_exporters.gateway import tokens
 from edgerec_exporters.gateway.schema import WAITING, deltas, devices, nonces
@@ -54,59 +54,53 @@ class Arrival:
     arrived: int
 
 
+# Built once: building them for every request took longer than running them.
+_DEVICE = select(devices.c.id, devices.c.blocked).where(devices.c.public_key == bindparam("key"))
+_NONCE = select(nonces.c.expires).where(nonces.c.device == bindparam("of"), nonces.c.nonce == bindparam("used"))
+_DELTA = select(deltas.c.digest, deltas.c.device).where(deltas.c.id == bindparam("named"))
+_WAITING = select(func.count()).where(deltas.c.device == bindparam("of"), deltas.c.state == WAITING)
+_NEW_NONCE, _NEW_DELTA, _NEW_DEVICE = insert(nonces), insert(deltas), insert(devices)
+
+
 def accept(connection: Connection, arrival: Arrival, most_waiting: int) -> Outcome:
     """Keeps the delta, unless there is something against it; its nonce is used up in any case."""
-    asked = select(devices.c.id, devices.c.blocked).where(devices.c.public_key == arrival.key)
-    device = connection.execute(asked).one_or_none()
+    device = connection.execute(_DEVICE, {"key": arrival.key}).one_or_none()
     if device is None:
         return Outcome.UNKNOWN
     if device.blocked:
         return Outcome.BLOCKED
     if not _fresh(connection, device.id, arrival):
         return Outcome.REPLAYED
-    asked = select(deltas.c.digest, deltas.c.device).where(deltas.c.id == arrival.id)
-    known = connection.execute(asked).one_or_none()
+    known = connection.execute(_DELTA, {"named": arrival.id}).one_or_none()
     if known is not None:
         same = known.digest == arrival.digest and known.device in (None, device.id)
         return Outcome.SAME if same else Outcome.CONFLICT
-    waits = (deltas.c.device == device.id) & (deltas.c.state == WAITING)
-    if connection.execute(select(func.count()).where(waits)).scalar_one() >= most_waiting:
+    if connection.execute(_WAITING, {"of": device.id}).scalar_one() >= most_waiting:
         return Outcome.FULL
-    connection.execute(
-        insert(deltas).values(
-            id=arrival.id,
-            digest=arrival.digest,
-            device=device.id,
-            bundle_version=arrival.bundle_version,
-            kind=arrival.kind,
-            arrived=arrival.arrived,
-            state=WAITING,
-            payload=arrival.payload,
-        )
-    )
+    values = {name: getattr(arrival, name) for name in ("id", "bundle_version", "kind", "digest", "payload", "arrived")}
+    connection.execute(_NEW_DELTA, {**values, "device": device.id, "state": WAITING})
     return Outcome.STORED
 
 
 def _fresh(connection: Connection, device: int, arrival: Arrival) -> bool:
     """Whether the key never used this nonce; now it has."""
-    used = (nonces.c.device == device) & (nonces.c.nonce == arrival.nonce)
-    if connection.execute(select(nonces.c.expires).where(used)).first() is not None:
+    if connection.execute(_NONCE, {"of": device, "used": arrival.nonce}).first() is not None:
         return False
-    connection.execute(insert(nonces).values(device=device, nonce=arrival.nonce, expires=arrival.nonce_expires))
+    connection.execute(_NEW_NONCE, {"device": device, "nonce": arrival.nonce, "expires": arrival.nonce_expires})
     return True
 
 
 def enrol(connection: Connection, key: bytes, token: str | None, *, required: bool, now: int) -> Enrolment:
     """Registers a public key of 32 bytes. A token is used up only by a key that is new."""
-    known = connection.execute(select(devices.c.blocked).where(devices.c.public_key == key)).one_or_none()
+    known = connection.execute(_DEVICE, {"key": key}).one_or_none()
     if known is not None:
         return Enrolment.BLOCKED if known.blocked else Enrolment.KNOWN
     if required and (token is None or not tokens.spend(connection, token, now)):
         return Enrolment.REFUSED
-    connection.execute(insert(devices).values(public_key=key, enrolled_day=now // DAY, blocked=False))
+    connection.execute(_NEW_DEVICE, {"public_key": key, "enrolled_day": now // DAY, "blocked": False})
     return Enrolment.ENROLLED
 
 
 def is_enrolled(connection: Connection, key: bytes) -> bool:
     """Whether the key is registered, blocked or not."""
-    return connection.execute(select(devices.c.id).where(devices.c.public_key == key)).first() is not None
+    return connection.execute(_DEVICE, {"key": key}).first() is not None
