@@ -73,7 +73,6 @@ class Outcome:
     latencies: list[float] = field(default_factory=list)
     down: list[float] = field(default_factory=list)
     store_bytes: int = 0
-    payload_bytes: int = 0
 
     @property
     def counted(self) -> list[str]:
