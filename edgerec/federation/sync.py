@@ -77,6 +77,7 @@ class Synchroniser:
     def __init__(self, device: Device) -> None:
         self._device = device
         self._outgoing: Outgoing | None = None
+        self._declared: tuple[str, tuple[BlockSpec, ...]] = ("", ())
 
     def consent(self, given: bool) -> None:
         """What the user said. Given: what is recorded from now on may be counted. Taken back: nothing is sent any more,
@@ -138,7 +139,9 @@ class Synchroniser:
         for _ in range(_TRIES):
             snapshot = device.snapshot()
             bundle = snapshot.engine.bundle.base
-            specs = bundle.manifest.federation.blocks
+            if self._declared[0] != bundle.digest:
+                self._declared = bundle.digest, bundle.manifest.federation.blocks
+            specs = self._declared[1]
             if not specs:
                 return "the bundle declares no federated blocks"
             outgoing.check_size(specs)

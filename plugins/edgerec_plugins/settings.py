@@ -38,6 +38,13 @@ class SettingsReader:
             raise self._wrong(name, value, f"one of {', '.join(sorted(choices))}")
         return value
 
+    def text(self, name: str, default: str) -> str:
+        """A text; an empty one by default alone."""
+        value = self._take(name, default)
+        if not isinstance(value, str) or (not value and value != default):
+            raise self._wrong(name, value, "a text")
+        return value
+
     def texts(self, name: str) -> tuple[str, ...]:
         """A list of texts; empty by default."""
         value = self._take(name, ())
