@@ -404,7 +404,7 @@ def test_garbage_leaves_the_gateway_serving(setup: Setup) -> None:
 
 
 def test_addresses_and_keys_have_limits_of_their_own(setup: Setup) -> None:
-    few = {"key_per_minute": 0.001, "key_burst": 2, "address_per_minute": 0.001, "address_burst": 6}
+    few = {"key_per_minute": 0.001, "key_burst": 2, "address_per_minute": 0.001, "address_burst": 8}
     setup.start({"limits": {**GENEROUS, **few}})
     first, second = setup.device(1), setup.device(2)
     forged = {**second.signed("/x", b""), "x-edgerec-key": first.public}
@@ -416,6 +416,17 @@ def test_addresses_and_keys_have_limits_of_their_own(setup: Setup) -> None:
     answer = second.put(2)
     assert answer.reason == (429, "rate_address")
     assert int(answer.headers["retry-after"]) > 1000
+
+
+def test_a_proxys_word_for_an_address_is_taken_where_it_is_named(setup: Setup) -> None:
+    limits = {**GENEROUS, "address_per_minute": 0.001, "address_burst": 2}
+    for proxies, last in (((), 429), (["127.0.0.1"], 200)):
+        setup.start({"gateway": {"proxies": list(proxies)}, "limits": limits}, name=f"{len(proxies)}.db")
+        asker = setup.asker()
+        found = [
+            asker.ask("GET", "/v1/status", None, {"x-forwarded-for": f"192.0.2.{host}"}).status for host in (1, 2, 3)
+        ]
+        assert found == [200, 200, last]
 
 
 def test_enrolments_have_a_limit(setup: Setup) -> None:
@@ -651,6 +662,14 @@ def test_the_command_serves_and_tells(tmp_path: Path) -> None:
     assert (found["devices"], found["waiting"], found["minimum_cohort"], found["tokens"]) == (1, 1, 4, 1)
     assert json.loads(run("prune", "--waiting-days", "0", "--json").output)["dropped"] in (0, 1)
     assert run("block", id_of(9)).output == "its sender is not known any more\n"
+
+
+def test_the_command_says_what_is_not_installed(tmp_path: Path) -> None:
+    script = "import sys; sys.modules['sqlalchemy'] = None; from edgerec.cli import main; main()"
+    command = [sys.executable, "-c", script, "gateway", "status", "--store", str(tmp_path / "gateway.db")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 90
+    assert "edgerec-exporters[gateway]" in done.stderr
 
 
 def test_headers_are_drawn_anew() -> None:

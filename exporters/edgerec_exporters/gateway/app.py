@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from edgerec_exporters.gateway import inbox, logs, pruning, signing
-from edgerec_exporters.gateway.http import body_of, json_of, told
+from edgerec_exporters.gateway.http import Handler, body_of, json_of, told
 from edgerec_exporters.gateway.inbox import Arrival, Enrolment, Outcome
 from edgerec_exporters.gateway.limits import Limiter, asker_of
 from edgerec_exporters.gateway.metrics import CONTENT_TYPE, Metrics
@@ -77,7 +77,7 @@ class Gateway:
         ]
         return Starlette(
             routes=[
-                Route(path, told(name, self._metrics, handler), methods=[method])
+                Route(path, told(name, self._metrics, self._admitted(handler)), methods=[method])
                 for path, method, name, handler in routes
             ],
             lifespan=self._lifespan,
@@ -91,6 +91,8 @@ class Gateway:
             yield
         finally:
             upkeep.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await upkeep
             await run_in_threadpool(self._writer.close)
 
     async def _keep_up(self) -> None:
@@ -112,7 +114,6 @@ class Gateway:
     # What devices ask
 
     async def _put(self, request: Request) -> Response:
-        self._admit(self._addresses, request)
         delta_id = request.path_params["id"]
         if not _ID.fullmatch(delta_id) or request.url.query:
             raise Refused(422, "id", "a delta's address ends in its id, 32 hexadecimal digits")
@@ -180,7 +181,7 @@ class Gateway:
             return inbox.is_enrolled(connection, key)
 
     async def _enrol(self, request: Request) -> Response:
-        self._admit(self._enrolments, request)
+        _admit(self._enrolments, request)
         asked = await json_of(request, _MOST_ENROLMENT, within_s=self._settings.body_s)
         key, token = asked.get("public_key"), asked.get("token")
         if not isinstance(key, str) or not signing.is_key(key):
@@ -198,10 +199,12 @@ class Gateway:
             self._metrics.enrolments.inc()
         return JSONResponse({"status": done.value}, 201 if done is Enrolment.ENROLLED else 200)
 
-    def _admit(self, limiter: Limiter, request: Request) -> None:
-        address = request.client.host if request.client else None
-        if wait_s := limiter.wait_s(asker_of(address)):
-            raise Refused(429, "rate_address", "too many requests from this address", wait_s=wait_s)
+    def _admitted(self, handler: Handler) -> Handler:
+        async def admitted(request: Request) -> Response:
+            _admit(self._addresses, request)
+            return await handler(request)
+
+        return admitted
 
     # What operators watch
 
@@ -228,3 +231,10 @@ class Gateway:
     def _waiting(self) -> int:
         with self._store.reading() as connection:
             return pruning.waiting(connection)
+
+
+def _admit(limiter: Limiter, request: Request) -> None:
+    """Raises Refused where the request's address asks too often."""
+    address = request.client.host if request.client else None
+    if wait_s := limiter.wait_s(asker_of(address)):
+        raise Refused(429, "rate_address", "too many requests from this address", wait_s=wait_s)
