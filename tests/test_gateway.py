@@ -297,6 +297,13 @@ def test_a_body_that_does_not_come_is_not_waited_for(setup: Setup) -> None:
     assert answer.startswith(b"HTTP/1.1 408 ")
 
 
+@pytest.mark.parametrize("begun", [b"", b"PUT /v1/deltas/", b"GET /health HTTP/1.1\r\nhost: x\r\n\r\nGET /hea"])
+def test_a_request_that_is_never_finished_is_not_waited_for(setup: Setup, begun: bytes) -> None:
+    setup.start({"limits": {**GENEROUS, "head_s": 0.05}})
+    answer = setup.raw(begun)
+    assert answer.count(b"HTTP/1.1 200") == begun.count(b"\r\n\r\n")
+
+
 # Unsound deltas
 
 

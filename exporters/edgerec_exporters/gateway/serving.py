@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from functools import partial
 from pathlib import Path
 
 import uvicorn
@@ -10,6 +11,7 @@ import uvicorn
 from edgerec.errors import ConfigError
 from edgerec_exporters.gateway import logs
 from edgerec_exporters.gateway.app import Gateway
+from edgerec_exporters.gateway.patience import PatientProtocol
 from edgerec_exporters.gateway.settings import Settings
 from edgerec_exporters.gateway.store import GatewayStore
 
@@ -50,7 +52,7 @@ def server_of(
     """The server, to be run on a socket that listens. Raises ConfigError for a certificate that cannot be used."""
     config = uvicorn.Config(
         Gateway(store, settings).app(),
-        http="h11",
+        http=partial(PatientProtocol, head_s=settings.head_s),  # type: ignore[arg-type]
         ws="none",
         loop="asyncio",
         lifespan="on",

@@ -22,8 +22,8 @@ class Settings:
     """`window_s`: how far a request's time may be from the gateway's · `local_noise`: the multiplier of the noise that
     devices add · `token_required`: for enrolment · `proxies`: addresses whose X-Forwarded-For is believed ·
     `behind_tls`: something before the gateway speaks TLS · rates: of requests per address and per key, of enrolments
-    per address · `body_s`: the longest a request's body may take · `connections`: at once · `counted_days`,
-    `waiting_days`: see `GatewayStore.prune`.
+    per address · `head_s`, `body_s`: the longest that a request's head and body may take · `connections`: at once ·
+    `counted_days`, `waiting_days`: see `GatewayStore.prune`.
     """
 
     policy: Policy = field(default_factory=Policy)
@@ -35,6 +35,7 @@ class Settings:
     per_address: Rate = _ADDRESS
     per_key: Rate = _KEY
     enrolments: Rate = _ENROLMENT
+    head_s: float = 20.0
     body_s: float = 20.0
     connections: int = 1000
     counted_days: float = 7.0
@@ -76,6 +77,7 @@ def settings_of(tables: Mapping[str, Any]) -> Settings:
         per_address=_rate(limits, "address", _ADDRESS),
         per_key=_rate(limits, "key", _KEY),
         enrolments=_rate(limits, "enrolment", _ENROLMENT),
+        head_s=limits.number("head_s", 20.0, 0, 3600, above_low=True),
         body_s=limits.number("body_s", 20.0, 0, 3600, above_low=True),
         connections=limits.whole("connections", 1000, 1, 100_000),
         counted_days=keep.number("counted_days", 7.0, 0, 36_500),
