@@ -18,6 +18,7 @@ ATTACHED = {
     "content": ("edgerec-exporters", "Makes content vectors of items."),
     "export": ("edgerec-exporters", "Writes a trained model as a bundle."),
     "channel": ("edgerec-exporters", "Publishes bundles to devices."),
+    "round": ("edgerec-exporters", "Makes the next bundle of what devices sent."),
     "gateway": ("edgerec-exporters", "Takes in deltas of devices, for rounds."),
     "data": ("edgerec-tools", "Data sets: list, fetch, import your own."),
     "simulate": ("edgerec-tools", "Replays real users as devices and compares."),

@@ -26,7 +26,10 @@ def sync(
     metered: bool | None,
     charging: bool | None,
 ) -> None:
-    """Sends what --config's [federation] allows of what was learned, then asks its channel for a newer bundle."""
+    """Sends the delta that is due, then asks the channel for a newer bundle.
+
+    Both as --config says, in its sections federation and channel; nothing is sent without them and the user's consent.
+    """
     with edgerec.open(bundle, kept(state), config=config) as rec:
         report = rec.sync(conditions={"metered": metered, "charging": charging})
     show(report, as_json, _told(report))
@@ -38,7 +41,10 @@ def sync(
 @device_options
 @click.argument("answer", type=click.Choice(["yes", "no"]))
 def consent(bundle: Path, state: Path | None, config: Path | None, as_json: bool, answer: str) -> None:
-    """Keeps what the user said to federation: yes, for what is recorded from then on; no deletes what waits."""
+    """Keeps whether the user agrees to federation.
+
+    `yes` holds for what is recorded from then on; `no` deletes what waits to be sent.
+    """
     with edgerec.open(bundle, kept(state), config=config) as rec:
         rec.consent(answer == "yes")
         now = rec.stats()["federation"]
