@@ -16,7 +16,7 @@ import edgerec
 from edgerec.bundle import verify
 from edgerec.cli import main
 from edgerec.types import Model
-from edgerec_tools.bench import families, recording, report, serving, sgd, topk
+from edgerec_tools.bench import families, recording, report, rounds, serving, sgd, topk
 from edgerec_tools.bench.measure import Row, in_turns
 from edgerec_tools.bench_commands import _FAMILIES
 from edgerec_tools.synthetic import HISTORY, random_vectors, write_bundle
@@ -158,3 +158,17 @@ def test_without_the_exporters_the_command_names_them(monkeypatch: pytest.Monkey
     done = CliRunner().invoke(main, ["bench", "--quick"])
     assert done.exit_code == 90
     assert "edgerec-exporters" in done.output
+
+
+def test_the_rounds_that_are_compared_have_one_result() -> None:
+    from edgerec_exporters.federation.engine import aggregate
+    from edgerec_exporters.federation.settings import RoundSettings
+
+    client = rounds.clients(30)
+    sent = np.stack([client(number) for number in range(30)])
+    found = aggregate(RoundSettings(least_cohort=1), rounds.blocks(), sent).blocks
+    plain = rounds.plain_round(client, 30)
+    np.testing.assert_allclose(np.concatenate([found["popularity"], found["metrics"]]), plain, rtol=1e-9)
+    mean, trimmed = rounds.rows(30, 2)
+    assert mean.peer == trimmed.peer
+    assert "client rounds a second" in mean.note

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 WIDTH = 150
 """Of the table where there is no terminal."""
 
-_FAMILIES = ("topk", "serving", "isolation", "recording", "sgd", "startup", "memory")
+_FAMILIES = ("topk", "serving", "isolation", "recording", "sgd", "startup", "memory", "rounds")
 
 
 @click.command()

@@ -30,6 +30,8 @@ class Scale:
     sgd_rounds: int = 3_000
     process_size: int = 10_000
     starts: int = 15
+    clients: int = 1_000
+    client_rounds: int = 15
 
     @property
     def bundle_sizes(self) -> tuple[int, ...]:
@@ -39,7 +41,7 @@ class Scale:
 
 FULL = Scale()
 LARGE = Scale(topk_sizes=(10_000, 100_000, 1_000_000))
-QUICK = Scale((2_000,), 5, (500,), 5, (500,), 1, 5, 50, 500, 1)
+QUICK = Scale((2_000,), 5, (500,), 5, (500,), 1, 5, 50, 500, 1, 40, 2)
 SCALES = {"full": FULL, "large": LARGE, "quick": QUICK}
 
 
@@ -85,6 +87,12 @@ def _memory(scale: Scale, bundles: dict[int, Path]) -> Iterator[Row]:
     return memory.rows(bundles[scale.process_size], scale.process_size)
 
 
+def _rounds(scale: Scale, bundles: dict[int, Path]) -> Iterator[Row]:
+    from edgerec_tools.bench import rounds
+
+    return rounds.rows(scale.clients, scale.client_rounds)
+
+
 FAMILIES: dict[str, Callable[[Scale, dict[int, Path]], Iterator[Row]]] = {
     "topk": _topk,
     "serving": _serving,
@@ -93,6 +101,7 @@ FAMILIES: dict[str, Callable[[Scale, dict[int, Path]], Iterator[Row]]] = {
     "sgd": _sgd,
     "startup": _startup,
     "memory": _memory,
+    "rounds": _rounds,
 }
 
 
