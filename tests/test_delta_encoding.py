@@ -6,11 +6,13 @@ import hashlib
 import json
 import struct
 import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from bundles import bundle_files, manifest_of
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,6 +25,7 @@ from edgerec.federation import encoding, shares
 from edgerec.federation.rounding import rounded
 from edgerec.records import changed
 
+ROOT = Path(__file__).parent.parent
 ID = "0123456789abcdef0123456789abcdef"
 SPECS = (BlockSpec("popularity", "item_counts", 5, 4.0, 0.0625), BlockSpec("metrics", "metrics", 16, 1.0, 2.0**-10))
 
@@ -295,3 +298,19 @@ def test_a_block_that_cannot_be_is_named(changes: dict[str, Any], said: str) -> 
 def test_a_section_that_cannot_be_is_named(federated: dict[str, Any], said: str) -> None:
     with pytest.raises(BundleInvalid, match=said):
         parsed(**federated)
+
+
+def test_the_example_of_the_page() -> None:
+    """docs/delta-format.md shows a delta and its share byte by byte, docs/gateway-protocol.md a signature of it."""
+    page = "".join((ROOT / "docs/delta-format.md").read_text("utf-8").split())
+    specs = (BlockSpec("popularity", "item_counts", 3, 4.0, 0.0625), BlockSpec("pairs", "pair_sketch", 2, 12.0, 0.125))
+    payload = encoding.encode(changed(delta_of(specs, [16, 0, 15, -1, 0]), id=bytes(range(16)).hex()), specs)
+    assert payload.hex() in page
+    assert shares.split(payload, bytes(range(32)))[0].hex() in page
+    key = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+    address = f"/v1/deltas/{bytes(range(16)).hex()}"
+    lines = ("PUT", address, "1700000000", "0" * 32, hashlib.sha256(payload).hexdigest())
+    protocol = "".join((ROOT / "docs/gateway-protocol.md").read_text("utf-8").split())
+    assert key.public_key().public_bytes_raw().hex() in protocol
+    assert "".join(lines) in protocol
+    assert key.sign("\n".join(lines).encode()).hex() in protocol
