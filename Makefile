@@ -11,7 +11,7 @@ $(VENV)/installed: pyproject.toml exporters/pyproject.toml tools/pyproject.toml 
 	@echo "installing into $(VENV): about two minutes, PyTorch is large"
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=…")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]" -e "exporters[federation,gateway]" -e "tools[bench]"
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]" -e "exporters[federation,gateway,postgresql]" -e "tools[bench]"
 	@touch $@
 
 demo: $(VENV)/installed ## the main job on the built-in data, into demo/

@@ -56,6 +56,7 @@ class Arrival:
 
 # Built once: building them for every request took longer than running them.
 _DEVICE = select(devices.c.id, devices.c.blocked).where(devices.c.public_key == bindparam("key"))
+_HELD_DEVICE = _DEVICE.with_for_update()  # where several gateways write to one database, one of them counts at a time
 _NONCE = select(nonces.c.expires).where(nonces.c.device == bindparam("of"), nonces.c.nonce == bindparam("used"))
 _DELTA = select(deltas.c.digest, deltas.c.device).where(deltas.c.id == bindparam("named"))
 _WAITING = select(func.count()).where(deltas.c.device == bindparam("of"), deltas.c.state == WAITING)
@@ -64,7 +65,7 @@ _NEW_NONCE, _NEW_DELTA, _NEW_DEVICE = insert(nonces), insert(deltas), insert(dev
 
 def accept(connection: Connection, arrival: Arrival, most_waiting: int) -> Outcome:
     """Keeps the delta, unless there is something against it; its nonce is used up in any case."""
-    device = connection.execute(_DEVICE, {"key": arrival.key}).one_or_none()
+    device = connection.execute(_HELD_DEVICE, {"key": arrival.key}).one_or_none()
     if device is None:
         return Outcome.UNKNOWN
     if device.blocked:

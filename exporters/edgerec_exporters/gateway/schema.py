@@ -24,8 +24,9 @@ from sqlalchemy import (
     create_engine,
     event,
 )
+from sqlalchemy.exc import ArgumentError
 
-from edgerec.errors import MissingDistribution
+from edgerec.errors import ConfigError, MissingDistribution
 
 SCHEMA = 1
 WAITING, COUNTED, DROPPED = 0, 1, 2
@@ -106,7 +107,7 @@ READ_ONLY = "edgerec_read_only"
 
 
 def open_engine(place: str | os.PathLike[str], *, wait_s: float) -> Engine:
-    """The database at a path (SQLite) or URL. Raises MissingDistribution without PostgreSQL's driver."""
+    """The database at a path (SQLite) or URL. Raises MissingDistribution without PostgreSQL's driver, ConfigError."""
     text = os.fspath(place)
     if "://" not in text:
         _private(Path(text))
@@ -117,10 +118,20 @@ def open_engine(place: str | os.PathLike[str], *, wait_s: float) -> Engine:
         text = text.replace("postgresql://", "postgresql+psycopg://", 1)
     try:
         return create_engine(text, isolation_level="READ COMMITTED")
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         raise MissingDistribution(
-            f"a store at {text.partition(':')[0]} needs {error.name}", hint=f"pip install {error.name}"
+            f"a store at {text.partition(':')[0]} needs {error.name or 'its driver'}",
+            hint="pip install 'edgerec-exporters[gateway,postgresql]'",
         ) from None
+    except ArgumentError:  # without its text: a URL may hold a password
+        raise ConfigError("gateway: the store's URL is none", hint="a file's path, or postgresql://…") from None
+
+
+def for_reading(engine: Engine) -> Engine:
+    """The same database, for transactions that see it as it was when they began, and write nothing."""
+    if engine.dialect.name == "sqlite":
+        return engine.execution_options(**{READ_ONLY: True})
+    return engine.execution_options(isolation_level="REPEATABLE READ")
 
 
 def _private(path: Path) -> None:

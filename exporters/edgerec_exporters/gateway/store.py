@@ -51,7 +51,7 @@ class GatewayStore:
         self.clock = clock
         with _translated():
             self._engine = schema.open_engine(place, wait_s=wait_s)
-            self._reader = self._engine.execution_options(**{schema.READ_ONLY: True})
+            self._reader = schema.for_reading(self._engine)
             self._migrate()
 
     def __enter__(self) -> GatewayStore:
