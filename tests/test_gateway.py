@@ -473,7 +473,10 @@ def test_an_operator_takes_a_round(setup: Setup) -> None:
         assert asker.ask("POST", "/v1/rounds/1/rows", {}, wrong).reason == (401, "operator")
     assert asker.ask("GET", "/v1/rounds/1/ids", None, bearer).reason == (404, "unknown_round")
     assert asker.ask("PUT", "/v1/rounds/1", {"bundle_version": "1"}, bearer).reason == (422, "form")
-    assert asker.ask("PUT", "/v1/rounds/1", {"bundle_version": 7}, bearer).reason == (409, "round")
+    for number, version in ((1, 7), (1, 1 << 70), (1 << 70, 1), (0, 1)):
+        asked = {"bundle_version": version}
+        assert asker.ask("PUT", f"/v1/rounds/{number}", asked, bearer).reason == (409, "round")
+    assert asker.ask("GET", f"/v1/rounds/{1 << 70}", None, bearer).reason == (404, "unknown_round")
     assert asker.ask("PUT", "/v1/rounds/1", {"bundle_version": 1}, bearer).json["closed"] is None
     assert asker.ask("GET", "/v1/rounds/1/ids", None, bearer).json["ids"] == [id_of(number) for number in range(4)]
     assert asker.ask("POST", "/v1/rounds/1/rows", {"minimum": 5}, bearer).reason == (409, "too_few")

@@ -25,6 +25,8 @@ MOST_SUMMED = (1 << 31) // LARGEST - 1
 """Deltas whose sum modulo 2^32 is sure to be read back right, were every value as large as can be."""
 
 _AT_A_TIME = 500
+_MOST = 1 << 53
+"""Of a round's number and a bundle's version; a database refuses what is beyond 64 bits in its own way."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Round:
 
 def opened(connection: Connection, number: int, bundle_version: int, now: int) -> Round:
     """See `GatewayStore.open_round`."""
-    if not 1 <= number < 1 << 53:
+    if not 1 <= number < _MOST:
         raise RoundRefused(f"a round's number is 1 or more, not {number}")
     _specs(connection, bundle_version)
     known = connection.execute(select(table).where(table.c.number == number)).one_or_none()
@@ -54,7 +56,9 @@ def opened(connection: Connection, number: int, bundle_version: int, now: int) -
 def found(connection: Connection, number: int, *, lock: bool = False) -> Round:
     """See `GatewayStore.round`. `lock`: nobody else changes it before this transaction ends."""
     asked = select(table).where(table.c.number == number)
-    row = connection.execute(asked.with_for_update() if lock else asked).one_or_none()
+    row = None
+    if 1 <= number < _MOST:
+        row = connection.execute(asked.with_for_update() if lock else asked).one_or_none()
     if row is None:
         raise UnknownRound(f"there is no round {number}", hint="open it first")
     return Round(row.number, row.bundle_version, row.opened, row.closed, row.answer is not None)
@@ -183,7 +187,9 @@ def specs_of(text: str) -> tuple[BlockSpec, ...]:
 
 
 def _specs(connection: Connection, version: int) -> tuple[BlockSpec, ...]:
-    text = connection.execute(select(bundles.c.blocks).where(bundles.c.version == version)).scalar()
+    text = None
+    if 1 <= version < _MOST:
+        text = connection.execute(select(bundles.c.blocks).where(bundles.c.version == version)).scalar()
     if text is None:
         raise RoundRefused(f"this gateway never had bundle version {version}")
     return specs_of(text)
