@@ -36,7 +36,9 @@ def delta(number: int, items: Iterable[int], version: int = 1) -> Delta:
     """What a device sends that took these items; `number` gives it its id."""
     counts = np.zeros(N_ITEMS, np.float32)
     counts[list(items)] = 1.0
-    return Delta(f"{number:032x}", version, {"popularity": counts, "metrics": np.zeros(32, np.float32)})
+    metrics = np.zeros(32, np.float32)
+    metrics[:3] = 0.25  # as if default had been tested
+    return Delta(f"{number:032x}", version, {"popularity": counts, "metrics": metrics})
 
 
 def payload(number: int, items: Iterable[int], version: int = 1) -> bytes:

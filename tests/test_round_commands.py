@@ -78,6 +78,10 @@ def test_a_round_makes_the_next_bundle(bundle: Path, tmp_path: Path) -> None:
     assert report["bytes"]["largest"] == len(payload(0, {7}))
     assert report["bytes"]["all"] == 20 * report["bytes"]["largest"]
     assert (report["refused"], report["repeated"]) == ({}, False)
+    told = report["field"]["treated"]["default"]
+    assert told["devices"] == pytest.approx(20 * 0.75)  # a quarter of the bound, where one device's 1 is a third
+    assert told["base"] == pytest.approx(1.0)
+    assert report["field"]["control"] == {}
     check_counts(out, bundle, tmp_path, range(20), left=0.5)  # a half-life has passed
     with load_bundle(out, tmp_path / "opened") as opened:
         assert opened.manifest.scenarios["default"].weights["popular"] == 1.5

@@ -340,6 +340,13 @@ def test_local_noise_may_be_longer_than_the_bound_but_not_by_any_length() -> Non
     assert aggregate(rule, BLOCKS, rows).clipped["popularity"] == 1
 
 
+def test_local_noise_is_that_of_the_devices_filter() -> None:
+    """One standard deviation for all values: the multiplier times the length that a whole delta may have."""
+    rule = RoundSettings(privacy=PrivacySettings("local", multiplier=3.0))
+    whole = sum(block.bound**2 for block in BLOCKS) ** 0.5
+    assert sigmas(rule, BLOCKS) == pytest.approx({block.name: 3.0 * whole for block in BLOCKS})
+
+
 def test_without_a_multiplier_there_is_no_noise_and_no_result() -> None:
     rule = RoundSettings(least_cohort=1, privacy=PrivacySettings("central"))
     with pytest.raises(ConfigError, match="no noise multiplier"):
@@ -389,9 +396,11 @@ def test_settings_from_a_file(tmp_path: Path) -> None:
     assert read.growth is not None
     assert read.growth.most == 2.0
     assert (read.privacy.kind, read.privacy.epsilon, read.privacy.delta) == ("local", 4.0, 1e-5)
-    assert read.privacy.share_of(["popularity", "metrics"]) == pytest.approx({"popularity": 0.9, "metrics": 0.1})
+    assert read.privacy.share_of({"popularity": 4.0, "metrics": 1.0}) == pytest.approx(
+        {"popularity": 0.9, "metrics": 0.1}
+    )
     with pytest.raises(ConfigError, match="the blocks: popularity"):
-        read.privacy.share_of(["popularity"])
+        read.privacy.share_of({"popularity": 4.0})
     (tmp_path / "round.toml").write_text("[round\n")
     with pytest.raises(ConfigError, match="not valid TOML"):
         load_settings(tmp_path / "round.toml")

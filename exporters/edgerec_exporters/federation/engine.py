@@ -103,8 +103,8 @@ def aggregate(
             clean = np.clip(clean, *limits(blocks))
         mean, sigma = _noised(settings, blocks, _total(clean, counted), noise)
         mean /= len(clean) if counted is None else counted.sum()
-    parts = (refused, clipped, norms, sigma, seed)
-    return _finished(settings, blocks, mean, len(clean), server, *parts)
+    told = {"refused": refused, "clipped": clipped, "norms": norms, "sigma": sigma, "seed": seed}
+    return _finished(settings, blocks, mean, len(clean), server, **told)
 
 
 def joined(share_sums: Sequence[NDArray[np.uint32]]) -> Int64:
@@ -144,7 +144,7 @@ def aggregate_sum(
         raise DeltaError(f"a sum of {total.shape} instead of ({width(blocks)},)")
     if devices < settings.least_cohort:
         raise _too_few(settings, devices)
-    return _finished(settings, blocks, total * units(blocks) / devices, devices, server, sigma=sigma)
+    return _finished(settings, blocks, total * units(blocks) / devices, devices, server, sigma=sigma or {})
 
 
 def sigmas(settings: RoundSettings, blocks: Sequence[BlockSpec]) -> dict[str, float]:
@@ -157,7 +157,7 @@ def sigmas(settings: RoundSettings, blocks: Sequence[BlockSpec]) -> dict[str, fl
         return {}
     if settings.privacy.multiplier is None:
         raise ConfigError("there is no noise multiplier", hint="accountant.with_multiplier finds it")
-    share = settings.privacy.share_of([block.name for block in blocks])
+    share = settings.privacy.share_of({block.name: block.bound for block in blocks})
     return {block.name: settings.privacy.multiplier * block.bound / sqrt(share[block.name]) for block in blocks}
 
 
@@ -190,14 +190,14 @@ def _sound(
     kept = np.flatnonzero(_finite(rows))
     bad = len(rows) - len(kept)
     if keys is not None and len(set(keys)) < len(keys):
-        rows, weights = _per_key(rows, [keys[at] for at in kept], kept, weights)
+        rows, weights = _per_key(rows, [keys[at] for at in kept.tolist()], kept, weights)
         kept = np.flatnonzero(_finite(rows))  # two that are finite may add up to what is not
         bad += len(rows) - len(kept)
 
     def place(at: int) -> tuple[bytes, float]:
         return blake2b(rows[at].data, digest_size=16).digest(), 0.0 if weights is None else float(weights[at])
 
-    order = sorted(kept, key=place)
+    order = sorted(kept.tolist(), key=place)
     refused = {"not finite": bad} if bad else {}
     return np.ascontiguousarray(rows[order]), None if weights is None else weights[order], refused
 
@@ -279,7 +279,7 @@ def _robust(
 ) -> Float64:
     """The rule over everything but metrics, which are sums over groups of devices and stay means."""
     mean = _total(rows, None) / len(rows)
-    learned = spread(blocks, {block.name: float(block.kind != METRICS) for block in blocks}) > 0
+    learned = _learned(blocks)
     if learned.any():
         every = rows if learned.all() else np.ascontiguousarray(rows[:, learned])
         mean[learned] = rule.aggregate(bucketed(every, settings.bucket, seed))
@@ -292,31 +292,19 @@ def _finished(
     mean: Float64,
     devices: int,
     server: ServerState | None,
-    refused: Mapping[str, int] | None = None,
-    clipped: Mapping[str, int] | None = None,
-    norms: Mapping[str, Mapping[str, float]] | None = None,
-    sigma: Mapping[str, float] | None = None,
-    seed: int = 0,
+    **told: Any,
 ) -> Aggregate:
+    """The result, after the server's step where there is one; metrics take none. `told`: further fields of it."""
     if not np.isfinite(mean).all():
         raise DeltaError(f"{settings.aggregator} gave something that is not finite")
-    where = places(blocks)
     after = None
     if settings.server == "fedadam":
         step, after = fedadam(mean, server, settings.server_constants)
-        measured = [where[block.name] for block in blocks if block.kind == METRICS]
-        for place in measured:
-            step[place] = mean[place]
-        mean = step
-    made = {block.name: mean[where[block.name]] for block in blocks}
-    return Aggregate(
-        made,
-        devices,
-        settings.aggregator,
-        refused or {},
-        clipped or {},
-        norms or {},
-        sigma or {},
-        seed,
-        after,
-    )
+        mean = np.where(_learned(blocks), step, mean)
+    made = {name: mean[place] for name, place in places(blocks).items()}
+    return Aggregate(made, devices, settings.aggregator, server=after, **told)
+
+
+def _learned(blocks: Sequence[BlockSpec]) -> NDArray[np.bool_]:
+    """Which values devices learn from, bool (d,): all but metrics."""
+    return spread(blocks, {block.name: float(block.kind != METRICS) for block in blocks}) > 0

@@ -254,5 +254,6 @@ def loss_of(privacy: PrivacySettings) -> float:
 
 
 def _read(row: tuple[Any, ...]) -> Round:
-    *known, everyone, devices, report = row
-    return Round(*known, bool(everyone), devices, None if report is None else json.loads(report))
+    name, at, bundle, candidate, status, loss, everyone, devices, report = row
+    told = None if report is None else json.loads(report)
+    return Round(name, at, bundle, candidate, status, loss, bool(everyone), devices, told)

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from edgerec.bundle import Bundle, load_bundle
-from edgerec.bundle.federated import ITEM_COUNTS, BlockSpec, Federated
+from edgerec.bundle.federated import ITEM_COUNTS, METRICS, BlockSpec, Federated
 from edgerec.deltas import DeltaError
 from edgerec.errors import ConfigError
+from edgerec.federation.metrics import read_metrics
 from edgerec.files import exclusive
 from edgerec.plugins import Plugins
 from edgerec_exporters.bundle_files import Stories
@@ -74,6 +75,7 @@ def run_round(desk: Desk, out: Path) -> dict[str, Any]:
             **result.told(),
             "refused": _added(told.pop("refused", {}), result.refused),
             **told,
+            "field": _field(bundle, federated.blocks, result),
             "privacy": {"kind": settings.privacy.kind, **journal.spent(settings.privacy, one.at)},
             "seconds": round(time.monotonic() - started, 3),
         }
@@ -205,7 +207,7 @@ def _split(
 ) -> Aggregate:
     privacy, sigma = settings.privacy, {}
     if privacy.kind == "central":
-        share = privacy.share_of([block.name for block in blocks])
+        share = privacy.share_of({block.name: block.bound for block in blocks})
         needed = (privacy.multiplier or 0.0) / min(share.values()) ** 0.5
         if source.multiplier < needed * (1 - 1e-9):
             raise ConfigError(
@@ -254,6 +256,12 @@ def _created(bundle: Bundle) -> float:
         return datetime.fromisoformat(bundle.manifest.created).timestamp()
     except ValueError:
         return 0.0
+
+
+def _field(bundle: Bundle, blocks: Sequence[BlockSpec], result: Aggregate) -> dict[str, Any]:
+    """How the rankings did on the devices themselves, by group and scenario; empty where no block tells."""
+    block = next((block for block in blocks if block.kind == METRICS), None)
+    return {} if block is None else read_metrics(block, result.sums(block.name), list(bundle.manifest.scenarios))
 
 
 def _added(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:

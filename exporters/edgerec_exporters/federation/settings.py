@@ -26,8 +26,8 @@ class PrivacySettings:
 
     `epsilon`, `delta`: what one enrolled key may lose within `period_days`, in at most `most_rounds` rounds ·
     `multiplier`: the noise's standard deviation over the sensitivity, all blocks of a round together; None: the least
-    that lets a key take part in `most_rounds` rounds · `shares`: block → how much of a round's loss it may cost;
-    empty: all alike.
+    that lets a key take part in `most_rounds` rounds · `shares`: block → how much of a round's loss it may cost, in
+    proportion; empty: see `share_of`.
     """
 
     kind: str = "none"
@@ -44,16 +44,18 @@ class PrivacySettings:
         if bad := [name for name, share in self.shares.items() if not 0 < share <= 1]:
             raise ConfigError(f"round.privacy.shares: {bad[0]} must be more than 0 and at most 1")
 
-    def share_of(self, names: list[str]) -> dict[str, float]:
-        """Block → its share of a round's privacy loss, adding up to 1. Raises ConfigError for other names."""
-        if not self.shares:
-            return dict.fromkeys(names, 1 / len(names))
-        if set(self.shares) != set(names):
+    def share_of(self, bounds: Mapping[str, float]) -> dict[str, float]:
+        """Block → its share of a round's privacy loss, adding up to 1; `bounds`: by block. Without `shares` all have
+        the same, but for local noise: there the devices' filter `noise` gives every value the same standard deviation,
+        which is a share in proportion to the bound squared. Raises ConfigError for other names.
+        """
+        shares = self.shares or {name: bound**2 if self.kind == "local" else 1.0 for name, bound in bounds.items()}
+        if set(shares) != set(bounds):
             raise ConfigError(
-                f"round.privacy.shares names {', '.join(sorted(self.shares))}", hint=f"the blocks: {', '.join(names)}"
+                f"round.privacy.shares names {', '.join(sorted(shares))}", hint=f"the blocks: {', '.join(bounds)}"
             )
-        whole = sum(self.shares.values())
-        return {name: self.shares[name] / whole for name in names}
+        whole = sum(shares.values())
+        return {name: shares[name] / whole for name in bounds}
 
 
 @dataclass(frozen=True, slots=True)
