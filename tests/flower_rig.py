@@ -29,15 +29,15 @@ from edgerec_exporters.flower.commands import quiet_command, write_app
 
 BLOCKS = (
     BlockSpec("popularity", "item_counts", 40, 4.0, 0.0625, 7.0),
-    BlockSpec("metrics", "metrics", 16, 1.0, 2.0**-10),
+    BlockSpec("metrics", "metrics", 32, 1.0, 2.0**-10),
 )
 FEDERATED = {
     "blocks": [
         {"name": "popularity", "kind": "item_counts", "size": 40, "bound": 4.0, "unit": 0.0625, "half_life_days": 7.0},
-        {"name": "metrics", "kind": "metrics", "size": 16, "bound": 1.0, "unit": 2.0**-10},
+        {"name": "metrics", "kind": "metrics", "size": 32, "bound": 1.0, "unit": 2.0**-10},
     ]
 }
-WIDTH = 56
+WIDTH = 72
 READY_S, LEAVE_S = 60.0, 15.0
 
 
@@ -53,13 +53,13 @@ def deltas(n: int, seed: int, version: int = 1) -> list[Delta]:
     for _ in range(n):
         counts = (draw.random(40) < 0.2).astype(np.float32)
         counts *= np.float32(min(1.0, np.floor(4.0 / max(np.linalg.norm(counts), 1) * 16) / 16))
-        metrics = (draw.integers(-100, 101, 16) / 1024).astype(np.float32)
+        metrics = (draw.integers(-100, 101, 32) / 1024).astype(np.float32)
         made.append(Delta(draw.bytes(16).hex(), version, {"popularity": counts, "metrics": metrics}))
     return made
 
 
 def as_rows(some: Sequence[Delta]) -> np.ndarray:
-    """float32 (n, 56)."""
+    """float32 (n, 72)."""
     return np.array([np.concatenate([one.blocks[spec.name] for spec in BLOCKS]) for one in some], np.float32)
 
 

@@ -1,180 +1,185 @@
-"""The server's side of a round without Flower: who is asked for what, what is believed, and what is kept of it.
+"""The server's side of a round without Flower: who is asked for what, and how the answers become a round.
 
-A round has two steps. Gateways first say whose deltas they hold; the server drops ids that came before or twice, and
-looks at the cohort and the budget. Only then they are asked for exactly those deltas, which a gateway gives to one
-round's number and to no other: whoever is killed in between gives the same ones again, or none.
+First gateways say what they hold; the server leaves out what was counted before or comes twice, and whoever has no
+budget left. Only then it asks for exactly the rest. From the answers on it is a round as `edgerec round run` makes it,
+by the same code, in the same folder.
 """
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from edgerec.bundle import verify
 from edgerec.bundle.federated import BlockSpec
 from edgerec.deltas import DeltaError
-from edgerec.errors import StoreError
-from edgerec.files import write_whole
+from edgerec.errors import ConfigError
+from edgerec_exporters.federation import results
 from edgerec_exporters.federation.accountant import with_multiplier
-from edgerec_exporters.federation.engine import Aggregate, aggregate, aggregate_sum, joined
-from edgerec_exporters.federation.journal import BEGUN, DONE, BudgetSpent, Journal
+from edgerec_exporters.federation.engine import Aggregate
+from edgerec_exporters.federation.journal import BEGUN, BudgetSpent, Journal, Round
+from edgerec_exporters.federation.rounds import JOURNAL, Desk, run_round
 from edgerec_exporters.federation.settings import RoundSettings
-from edgerec_exporters.flower.results import server_state, write_result
-from edgerec_exporters.flower.rows import Ask, Ring, Rows
+from edgerec_exporters.federation.sources import Source, Waiting
+from edgerec_exporters.flower.asks import Ask, Rows, Total
+from edgerec_exporters.flower.plans import Planned, Plans, load_plans, save_plans
+from edgerec_exporters.flower.replies import Replied, RepliedTotals
 
-STATE = "flower.json"
-MOST_TRIES = 3
-"""How often a gateway is asked for what it may have claimed for a round that did not count it."""
+PLANS = "flower.json"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A round that came to a result. `report`: as `edgerec round run` gives it."""
+
+    result: Aggregate
+    report: Mapping[str, Any]
+
+
+@dataclass
 class Book:
-    """The rounds of one bundle version, in a folder that only this server writes.
+    """Rounds on one bundle, and the folder that they share with `edgerec round`.
 
-    `most`: deltas that one gateway may answer with in a round · `clock`: POSIX seconds.
+    `most`: deltas that one gateway is asked for in a round · `clock`: POSIX seconds. Raises BundleError, ConfigError.
     """
 
-    folder: Path
+    bundle: Path
+    state: Path
     settings: RoundSettings
-    blocks: Sequence[BlockSpec]
-    bundle_version: int
     most: int = 5000
     clock: Callable[[], float] = time.time
-    _owed: dict[int, list[int]] = field(default_factory=dict, init=False)
-    """Node → number and tries of a round that it was asked for and that did not count it."""
+    version: int = field(init=False)
+    blocks: tuple[BlockSpec, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        object.__setattr__(self, "settings", with_multiplier(self.settings))
-        state = self._state()
-        if state["bundle"] == self.bundle_version:
-            self._owed.update({int(node): value for node, value in state["owed"].items()})
+        manifest = verify(self.bundle)
+        self.version, self.blocks = manifest.version, tuple(manifest.federation.blocks)
+        if not self.blocks:
+            raise ConfigError(f"bundle {manifest.name} declares no federated blocks", hint="export it with some")
+        self.settings = with_multiplier(self.settings)
+        (self.state / "candidates").mkdir(parents=True, exist_ok=True, mode=0o700)
 
     @property
     def split(self) -> bool:
         """Whether gateways hold shares, of which only sums leave them."""
         return self.settings.mode == "split"
 
-    def journal(self) -> Journal:
-        """Taken, spent: shared with `edgerec round`. Raises JournalError."""
-        return Journal(self.folder / "journal.db")
-
-    def begin(self) -> int:
-        """The next round's number. Raises BudgetSpent where it would cost more privacy than is left."""
-        with self.journal() as journal:
-            if not journal.able(["of nobody"], self.settings.privacy, self.clock())[0]:
-                raise BudgetSpent("one more round would cost more privacy than the budget allows", hint="wait")
-        number = self._state()["number"] + 1
-        self._keep(number)
-        return number
-
-    def offers(self, number: int, nodes: Iterable[int]) -> dict[int, Ask]:
-        """Node → what it is asked first: whose deltas it holds for the round, or for one that it owes."""
-        blocks = tuple((spec.name, spec.size) for spec in self.blocks)
-        for node in [node for node, (_, tries) in self._owed.items() if tries >= MOST_TRIES]:
-            del self._owed[node]
-        return {node: Ask(self._owed.get(node, [number])[0], self.bundle_version, blocks, self.most) for node in nodes}
-
-    def plan(self, number: int, asks: Mapping[int, Ask], held: Mapping[int, Sequence[str]]) -> dict[int, Ask]:
-        """Node → the ask for the deltas that are to count, none without any. Kept before it is returned.
-
-        Raises DeltaError for a cohort that is too small.
+    def begin(self) -> tuple[int, Ask]:
+        """A number for the next round, and what gateways are asked first. Raises BudgetSpent where another round would
+        cost everyone more privacy than is left.
         """
-        with self.journal() as journal:
-            counted = journal.counted()
-        for node in [node for node, ids in held.items() if counted.issuperset(ids)]:
-            self._owed.pop(node, None)  # a round that was begun and never finished: it was spent, nobody saw it
-        chosen = _shared(held, counted) if self.split else _first(held, counted)
-        devices = len(next(iter(chosen.values()), ())) if self.split else sum(map(len, chosen.values()))
-        if devices < self.settings.least_cohort:
-            raise DeltaError(f"{devices} devices, at least {self.settings.least_cohort} are needed", hint="wait")
-        for node in chosen:
-            owed = self._owed.setdefault(node, [asks[node].number, 0])
-            owed[1] += 1
-        self._keep(number)
-        return {node: replace(asks[node], ids=ids) for node, ids in chosen.items()}
+        span = self.settings.most_lag + 1
+        with self._journal() as journal:
+            used = [int(one.id) for one in journal.rounds() if one.id.isdecimal()]
+            fits = journal.able(["nobody who ever took part"], self.settings.privacy, self.clock())[0]
+        if not fits and self._unfinished() is None:
+            raise BudgetSpent("another round would cost more privacy than the budget allows", hint="wait")
+        oldest = self.version if self.split else max(1, self.version - self.settings.most_lag)
+        versions = tuple(range(oldest, self.version + 1))
+        return max([self._plans().number, *used]) + span, Ask(versions, self.blocks, self.split)
 
-    def finish(self, number: int, answers: Mapping[int, Rows]) -> Aggregate:
-        """The round's result from what gateways answered, written as a result. Raises DeltaError, BudgetSpent."""
-        parts = [answers[node] for node in sorted(answers)]
-        ids = [one for part in parts for one in part.ids]
+    def plan(self, number: int, ask: Ask, offers: Mapping[int, Sequence[Waiting]]) -> dict[int, Ask]:
+        """Node → what it is asked for, of those that offered; on the disk when it is returned. Raises DeltaError where
+        all together are too few.
+        """
+        plans, counted = self._plans(), self._counted()
+        asked = plans.again(offers, counted)
+        if self._unfinished() is None:  # else nothing but what that round needs
+            own = {node: [self._named(node, one) for one in some if one.id not in counted]
+                   for node, some in offers.items()}  # fmt: skip
+            asked = self._shared(number, own, asked) if self.split else self._fresh(number, own, asked)
+        ids = {one.id for some in asked.values() for planned in some for one in planned.waiting} - counted
         if len(ids) < self.settings.least_cohort:
-            raise DeltaError(f"{len(ids)} devices, at least {self.settings.least_cohort} are needed", hint="wait")
-        rows = np.concatenate([part.rows for part in parts])
-        return self._counted(number, answers, ids, lambda: self._aggregate(rows))
+            raise DeltaError(f"{len(ids)} deltas, at least {self.settings.least_cohort} are needed", hint="wait")
+        save_plans(self.state / PLANS, plans.asking(number, asked))
+        return {
+            node: replace(ask, parts=tuple(planned.part for planned in some)) for node, some in asked.items() if some
+        }
 
-    def finish_split(self, number: int, asks: Mapping[int, Ask], totals: Mapping[int, Ring]) -> Aggregate:
-        """As `finish`, from the sums of shares. Raises DeltaError unless every gateway that was asked gave its own."""
-        if set(totals) != set(asks):
-            raise DeltaError("a gateway's share of the sum is missing", hint="both are asked again")
+    def finish(self, number: int, answers: Mapping[int, Rows]) -> Done:
+        """The round of all rows that came. Raises DeltaError, BudgetSpent and whatever `run_round` does."""
+        return self._run(number, Replied([answers[node] for node in sorted(answers)], self._known(), number))
+
+    def finish_split(self, number: int, asks: Mapping[int, Ask], answers: Mapping[int, Total]) -> Done:
+        """The round of both sums. Raises as `finish`."""
+        if len(answers) != 2:
+            raise DeltaError("a gateway's sum of shares did not come", hint="both are asked again")
         ids = next(iter(asks.values())).ids
-        whole = [totals[node] for node in sorted(totals)]
+        totals = [answers[node] for node in sorted(answers)]
+        return self._run(number, RepliedTotals(totals, ids, self._known(), number))
 
-        def result() -> Aggregate:
-            return aggregate_sum(self.settings, self.blocks, joined(whole), len(ids), server=server_state(self.folder))
+    def resume(self) -> Done | None:
+        """Ends a round whose numbers a crash left on the disk; None where there is none."""
+        unfinished = self._unfinished(computed=True)
+        return None if unfinished is None else self._run(self._plans().number, Replied([], {}, 0))
 
-        return self._counted(number, totals, ids, result)
+    def _run(self, number: int, source: Source) -> Done:
+        desk = Desk(self.bundle, source, self.state, self.settings, self.clock)
+        report = run_round(desk, self.state / "candidates" / f"{number}.edgerec")
+        save_plans(self.state / PLANS, self._plans().without(self._counted()))
+        result = results.load(self.state / "results" / f"{report['round']}.npz")
+        assert result is not None  # the round has just written it
+        return Done(result, report)
 
-    def _aggregate(self, rows: Any) -> Aggregate:
-        return aggregate(self.settings, self.blocks, rows, server=server_state(self.folder))
+    def _fresh(
+        self, number: int, own: Mapping[int, Sequence[Waiting]], asked: Mapping[int, tuple[Planned, ...]]
+    ) -> dict[int, tuple[Planned, ...]]:
+        """What is asked for again, and what is new: no gateway before offered it, and its sender has budget left."""
+        seen = {one.id for some in asked.values() for planned in some for one in planned.waiting}
+        out = dict(asked)
+        for node in sorted(own):
+            fresh = self._able([one for one in own[node] if one.id not in seen])[: self.most]
+            seen |= {one.id for one in fresh}
+            if fresh:
+                out[node] = (*asked[node], Planned(number, self.version, tuple(fresh)))
+        return out
 
-    def _counted(
-        self, number: int, nodes: Iterable[int], ids: Sequence[str], result: Callable[[], Aggregate]
-    ) -> Aggregate:
-        """Takes and spends first, then computes, then writes; gateways that were counted owe nothing more."""
-        name = f"flower-{self.bundle_version}-{number}"
-        with self.journal() as journal:
-            begun = journal.begin(
-                name,
-                bundle=self.bundle_version,
-                candidate=self.bundle_version + 1,
-                at=self.clock(),
-                privacy=self.settings.privacy,
-                ids=ids,
-            )
-            if begun.status != BEGUN:
-                raise StoreError(f"round {name} was finished before", hint="is another server using this folder?")
-            made = result()
-            write_result(self.folder, number, self.bundle_version, made, ids)
-            journal.end(name, DONE, {**made.told(), "gateways": sorted(map(str, nodes))})
-        for node in nodes:
-            self._owed.pop(node, None)
-        self._keep(number)
-        return made
+    def _shared(
+        self, number: int, own: Mapping[int, Sequence[Waiting]], asked: Mapping[int, tuple[Planned, ...]]
+    ) -> dict[int, tuple[Planned, ...]]:
+        """The same deltas for two gateways: those of a sum that did not come, or all of which both hold a share."""
+        if len(own) != 2:
+            raise DeltaError(f"{len(own)} gateways offer shares, there must be two", hint="wait for both")
+        one, other = sorted(own)
+        if asked[one] and [planned.part for planned in asked[one]] == [planned.part for planned in asked[other]]:
+            return dict(asked)
+        both = {held.id for held in own[other]}
+        fresh = [held for held in self._able(own[one]) if held.id in both][: self.most]
+        return dict.fromkeys(own, (Planned(number, self.version, tuple(fresh)),) if fresh else ())
 
-    def _state(self) -> dict[str, Any]:
-        try:
-            state: dict[str, Any] = json.loads((self.folder / STATE).read_text("utf-8"))
-        except FileNotFoundError:
-            return {"number": 0, "bundle": self.bundle_version, "owed": {}}
-        return state
+    def _able(self, waiting: Sequence[Waiting]) -> list[Waiting]:
+        """Those whose sender has budget for one more round, or is not known."""
+        keys = [one.key for one in waiting if one.key is not None]
+        with self._journal() as journal:
+            able = dict(zip(keys, journal.able(keys, self.settings.privacy, self.clock()), strict=True))
+        return [one for one in waiting if one.key is None or able[one.key]]
 
-    def _keep(self, number: int) -> None:
-        state = {"number": number, "bundle": self.bundle_version, "owed": {str(n): v for n, v in self._owed.items()}}
-        write_whole(self.folder / STATE, json.dumps(state).encode())
+    def _named(self, node: int, one: Waiting) -> Waiting:
+        """Senders have numbers of their gateway's own; in split mode both gateways number them differently."""
+        return replace(one, key=None if one.key is None or self.split else f"{node}:{one.key}")
 
+    def _known(self) -> dict[str, Waiting]:
+        return {one.id: one for some in self._plans().open.values() for planned in some for one in planned.waiting}
 
-def _first(held: Mapping[int, Sequence[str]], counted: set[str]) -> dict[int, tuple[str, ...]]:
-    """Node → its deltas that no round counted and no node before it holds too."""
-    seen, chosen = set(counted), {}
-    for node in sorted(held):
-        fresh = tuple(dict.fromkeys(one for one in held[node] if one not in seen))
-        seen.update(fresh)
-        if fresh:
-            chosen[node] = fresh
-    return chosen
+    def _counted(self) -> set[str]:
+        """What went into a round, but for one that a crash left before it was computed."""
+        unfinished = self._unfinished()
+        with self._journal() as journal:
+            counted = journal.counted()
+            return counted - set(journal.ids(unfinished.id)) if unfinished else counted
 
+    def _unfinished(self, *, computed: bool = False) -> Round | None:
+        with self._journal() as journal:
+            begun = next((one for one in journal.rounds() if one.status == BEGUN), None)
+        if begun is None or (self.state / "results" / f"{begun.id}.npz").is_file() != computed:
+            return None
+        return begun
 
-def _shared(held: Mapping[int, Sequence[str]], counted: set[str]) -> dict[int, tuple[str, ...]]:
-    """Node → the deltas of which every node holds a share. Raises DeltaError unless there are two."""
-    if len(held) != 2:
-        raise DeltaError(f"{len(held)} gateways hold shares, there must be two", hint="wait for both")
-    one, other = (held[node] for node in sorted(held))
-    both = set(other) - counted
-    ids = tuple(dict.fromkeys(each for each in one if each in both))
-    return dict.fromkeys(sorted(held), ids) if ids else {}
+    def _journal(self) -> Journal:
+        return Journal(self.state / JOURNAL)
+
+    def _plans(self) -> Plans:
+        return load_plans(self.state / PLANS)

@@ -6,28 +6,27 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from edgerec_exporters.flower import refuse_telemetry
-from edgerec_exporters.flower.messages import HELD, asked, with_ids, with_rows, with_total
-from edgerec_exporters.flower.rows import opened
+from edgerec_exporters.flower.holdings import opened
+from edgerec_exporters.flower.messages import OFFER, asked, offering, with_rows, with_total
 
 refuse_telemetry()
 app = ClientApp()
 
 
+@app.query(OFFER.partition(".")[2])
+def offer(message: Message, context: Context) -> Message:
+    """What this gateway holds for a round: ids, versions, sizes and senders, the last as numbers of its own."""
+    ask = asked(message.content)
+    with opened(context.node_config) as holdings:
+        return Message(offering(holdings.waiting(ask)), reply_to=message)
+
+
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Rows of one array float32 (n, d), one per validated delta, and their ids; in split mode the sum of the shares
-    that were asked for. What goes wrong becomes Flower's error reply: the round goes on without this gateway.
+    """The validated deltas that are asked for, as rows of one array float32 (n, d), and their ids; in split mode the
+    sum of their shares. What goes wrong becomes Flower's error reply: the round goes on without this gateway.
     """
     ask = asked(message.content)
-    with opened(context.node_config) as deltas:
-        answer = with_total(deltas.total(ask), ask.ids) if ask.split else with_rows(deltas.claim(ask))
-    return Message(answer, reply_to=message)
-
-
-@app.query(HELD.partition(".")[2])
-def held(message: Message, context: Context) -> Message:
-    """Before `train`: whose deltas, or shares of them, this gateway holds for the round."""
-    ask = asked(message.content)
-    with opened(context.node_config) as deltas:
-        answer = with_ids(deltas.held(ask))
+    with opened(context.node_config) as holdings:
+        answer = with_total(holdings.total(ask), ask.ids) if ask.split else with_rows(holdings.rows(ask))
     return Message(answer, reply_to=message)

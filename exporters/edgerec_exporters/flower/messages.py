@@ -1,10 +1,10 @@
-"""What server and gateways write into Flower's messages, and what is believed of it when it is read."""
+"""Asks and answers as Flower's records, and what is believed of an array that came in."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from io import BytesIO
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -12,117 +12,83 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
 from edgerec.deltas import DeltaError
-from edgerec_exporters.flower.rows import Ask, Ring, Rows
+from edgerec_exporters.federation.sources import Waiting
+from edgerec_exporters.flower.asks import Ask, Rows, Total, ask_of, ask_text, ids_of, ids_text, offer_of, offer_text
 
-ASK, DELTAS, FACTS, METRICS = "ask", "deltas", "facts", "metrics"
-ROWS, TOTAL, IDS = "rows", "total", "ids"
-HELD = "query.held"
-"""The message type by which split mode asks who is there."""
+OFFER = "query.offer"
+"""The message type by which the server asks what there is, before it asks for it by `train`."""
+ASK, ANSWER, DELTAS, METRICS = "ask", "answer", "deltas", "metrics"
 
-_ID_BYTES = 16
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
+_TEXT, _ROWS, _TOTAL, _MULTIPLIER = "json", "rows", "total", "noise-multiplier"
 _HEADER = 256
 """Bytes that numpy's header of an array may take."""
 
 
 def asking(ask: Ask) -> RecordDict:
-    """The server's message."""
-    return RecordDict(
-        {
-            ASK: ConfigRecord(
-                {
-                    "number": ask.number,
-                    "bundle-version": ask.bundle_version,
-                    "names": [name for name, _ in ask.blocks],
-                    "sizes": [size for _, size in ask.blocks],
-                    "most": ask.most,
-                    "split": ask.split,
-                    IDS: packed(ask.ids),
-                }
-            )
-        }
-    )
+    """The server's message, of either type."""
+    return RecordDict({ASK: ConfigRecord({_TEXT: ask_text(ask)})})
 
 
 def asked(content: RecordDict) -> Ask:
     """What `asking` wrote. Raises DeltaError."""
-    found = content.config_records.get(ASK)
-    if found is None:
-        raise DeltaError("a message that asks for nothing", hint="run server and gateways on the same edgerec")
-    try:
-        number, version, most = (int(str(found[name])) for name in ("number", "bundle-version", "most"))
-        names, sizes = found["names"], found["sizes"]
-        blocks = tuple((str(name), int(str(size))) for name, size in zip(names, sizes, strict=True))  # type: ignore[arg-type]
-        ids = unpacked(found[IDS])
-    except (KeyError, TypeError, ValueError) as error:
-        raise DeltaError(f"a message that asks for nothing sensible: {error}") from None
-    if number < 1 or most < 1 or not blocks or not all(_NAME.fullmatch(name) and size > 0 for name, size in blocks):
-        raise DeltaError("a message that asks for nothing sensible: an impossible number or block")
-    return Ask(number, version, blocks, most, found.get("split") is True, ids)
+    return ask_of(_text(content, ASK))
+
+
+def offering(waiting: Sequence[Waiting]) -> RecordDict:
+    """A gateway's answer to an `OFFER`."""
+    return RecordDict({ANSWER: ConfigRecord({_TEXT: offer_text(waiting)})})
+
+
+def offered(content: RecordDict, ask: Ask) -> tuple[Waiting, ...]:
+    """What `offering` wrote. Raises DeltaError."""
+    return offer_of(_text(content, ANSWER), ask)
 
 
 def with_rows(rows: Rows) -> RecordDict:
-    """A gateway's answer: its deltas as the rows of one array, and their ids."""
-    arrays = ArrayRecord({ROWS: Array(np.ascontiguousarray(rows.rows, np.float32))})
-    return _answer(arrays, rows.ids)
+    """A gateway's answer to `train`: its deltas as the rows of one array, and their ids."""
+    return _answer(_ROWS, np.ascontiguousarray(rows.rows, np.float32), rows.ids)
 
 
 def rows_in(content: RecordDict, ask: Ask) -> Rows:
-    """The rows of an answer, in whatever order. Raises DeltaError unless they are exactly those that were asked for.
-    Values are not looked at: the engine refuses rows that are not finite.
+    """The rows of an answer. Raises DeltaError unless all of them were asked for. Values are not looked at: the engine
+    refuses rows that are not finite.
     """
-    ids = _ids(content)
-    if sorted(ids) != sorted(ask.ids):
-        raise DeltaError("an answer of other deltas than were asked for")
-    return Rows(ids, _array(content, ROWS, (len(ids), ask.width), np.dtype(np.float32)))
+    ids = ids_of(_text(content, ANSWER), ask)
+    return Rows(ids, _array(content, _ROWS, (len(ids), ask.width), np.dtype(np.float32)))
 
 
-def with_ids(ids: Sequence[str]) -> RecordDict:
-    """A gateway's answer to `HELD`."""
-    return _answer(None, ids)
-
-
-def ids_in(content: RecordDict, ask: Ask) -> tuple[str, ...]:
-    """The first `ask.most` ids of an answer, each once. Raises DeltaError."""
-    return tuple(dict.fromkeys(_ids(content)))[: ask.most]
-
-
-def with_total(total: Ring, ids: Sequence[str]) -> RecordDict:
+def with_total(total: Total, ids: Sequence[str]) -> RecordDict:
     """A gateway's answer in split mode: the sum of the shares of these ids."""
-    return _answer(ArrayRecord({TOTAL: Array(np.ascontiguousarray(total, np.uint32))}), ids)
+    answer = _answer(_TOTAL, np.ascontiguousarray(total.total, np.uint32), ids)
+    answer.metric_records[METRICS][_MULTIPLIER] = total.multiplier
+    return answer
 
 
-def total_in(content: RecordDict, ask: Ask) -> Ring:
-    """The sum in an answer, uint32 (d,). Raises DeltaError where it is of other deltas than were asked for."""
-    if set(_ids(content)) != set(ask.ids):
+def total_in(content: RecordDict, ask: Ask) -> Total:
+    """The sum in an answer. Raises DeltaError where it is of other deltas than were asked for."""
+    if set(ids_of(_text(content, ANSWER), ask)) != set(ask.ids):
         raise DeltaError("a sum of other deltas than were asked for")
-    return _array(content, TOTAL, (ask.width,), np.dtype(np.uint32))
+    metrics = content.metric_records.get(METRICS)
+    multiplier = None if metrics is None else metrics.get(_MULTIPLIER)
+    if not isinstance(multiplier, float) or not isfinite(multiplier) or multiplier < 0:
+        raise DeltaError("a sum that does not say how much noise is in it")
+    return Total(_array(content, _TOTAL, (ask.width,), np.dtype(np.uint32)), multiplier)
 
 
-def packed(ids: Sequence[str]) -> bytes:
-    """Ids of 32 hexadecimal digits as 16 bytes each."""
-    return b"".join(bytes.fromhex(one) for one in ids)
-
-
-def unpacked(data: object) -> tuple[str, ...]:
-    """What `packed` wrote. Raises ValueError."""
-    if not isinstance(data, bytes) or len(data) % _ID_BYTES:
-        raise ValueError("ids that are none")
-    return tuple(data[at : at + _ID_BYTES].hex() for at in range(0, len(data), _ID_BYTES))
-
-
-def _answer(arrays: ArrayRecord | None, ids: Sequence[str]) -> RecordDict:
+def _answer(name: str, array: NDArray[Any], ids: Sequence[str]) -> RecordDict:
     """`num-examples`: what Flower's own strategies would weigh by."""
-    facts, metrics = ConfigRecord({IDS: packed(ids)}), MetricRecord({"num-examples": len(ids)})
-    return RecordDict({DELTAS: arrays or ArrayRecord(), FACTS: facts, METRICS: metrics})
+    return RecordDict(
+        {
+            DELTAS: ArrayRecord({name: Array(array)}),
+            ANSWER: ConfigRecord({_TEXT: ids_text(ids)}),
+            METRICS: MetricRecord({"num-examples": len(ids)}),
+        }
+    )
 
 
-def _ids(content: RecordDict) -> tuple[str, ...]:
-    found = content.config_records.get(FACTS)
-    try:
-        return unpacked(None if found is None else found.get(IDS))
-    except ValueError as error:
-        raise DeltaError(f"an answer with {error}") from None
+def _text(content: RecordDict, name: str) -> object:
+    record = content.config_records.get(name)
+    return None if record is None else record.get(_TEXT)
 
 
 def _array(content: RecordDict, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:

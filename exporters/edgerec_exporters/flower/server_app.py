@@ -9,8 +9,8 @@ from typing import Any
 from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
 
-from edgerec.bundle import verify
-from edgerec.errors import ConfigError
+from edgerec.errors import ConfigError, StoreBusy
+from edgerec.files import exclusive
 from edgerec_exporters.federation.settings import load_settings
 from edgerec_exporters.flower import refuse_telemetry
 from edgerec_exporters.flower.book import Book
@@ -22,41 +22,39 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Runs the configured number of rounds; results are files in the folder `out`."""
+    """Ends what a crash left, then runs the configured number of rounds. Raises StoreBusy where another server works in
+    the folder.
+    """
     config = context.run_config
     book = book_of(config)
-    strategy = DeviceRounds(
-        book,
-        gateways=_whole(config, "gateways", 1),
-        wait_s=_seconds(config, "wait-s"),
-        timeout_s=_seconds(config, "timeout-s"),
-    )
-    strategy.start(
-        grid=grid,
-        initial_arrays=ArrayRecord(),
-        num_rounds=_whole(config, "rounds", 1),
-        timeout=_seconds(config, "timeout-s"),
-    )
+    wait_s, timeout_s = (_seconds(config, name) for name in ("wait-s", "timeout-s"))
+    strategy = DeviceRounds(book, gateways=_whole(config, "gateways"), wait_s=wait_s, timeout_s=timeout_s)
+    try:
+        with exclusive(book.state / ".flower.lock", wait_s=1.0):
+            book.resume()
+            strategy.start(grid, ArrayRecord(), num_rounds=_whole(config, "rounds"), timeout=timeout_s)
+    except TimeoutError:
+        raise StoreBusy(f"another server runs rounds in {book.state}", hint="wait for it to end") from None
 
 
 def book_of(config: Mapping[str, Any]) -> Book:
-    """What the run's configuration names: `bundle`, `out` and `settings`. Raises ConfigError, BundleError."""
-    places = {name: config.get(name) for name in ("bundle", "out")}
-    if missing := [name for name, place in places.items() if not isinstance(place, str) or not place]:
-        raise ConfigError(f"the run does not say its {missing[0]}", hint=f"--run-config '{missing[0]}=\"/path\"'")
+    """What the run's configuration names: `bundle`, `state` and `settings`. Raises ConfigError, BundleError."""
+    bundle, state = (_place(config, name) for name in ("bundle", "state"))
     settings = load_settings(str(config.get("settings") or "") or None)
-    out = Path(str(places["out"]))
-    manifest = verify(str(places["bundle"]))
-    specs = manifest.federation.blocks
-    if not specs:
-        raise ConfigError("the bundle declares no federated blocks", hint="docs/delta-format.md")
-    return Book(out, settings, specs, manifest.version, most=_whole(config, "most", 1))
+    return Book(bundle, state, settings, most=_whole(config, "most"))
 
 
-def _whole(config: Mapping[str, Any], name: str, least: int) -> int:
+def _place(config: Mapping[str, Any], name: str) -> Path:
     value = config.get(name)
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ConfigError(f"'{name}' cannot be {value!r}", hint=f"a whole number of at least {least}")
+    if not isinstance(value, str) or not value:
+        raise ConfigError(f"the run does not say its {name}", hint=f"--run-config '{name}=\"/path\"'")
+    return Path(value)
+
+
+def _whole(config: Mapping[str, Any], name: str) -> int:
+    value = config.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigError(f"'{name}' cannot be {value!r}", hint="a whole number of at least 1")
     return value
 
 

@@ -2,8 +2,8 @@
 
 It derives from Flower's FedAvg for its messages, its reading of error replies and its loop. Flower's own rules stay
 unused: they average one array per node, so a trimmed mean or Krum of theirs would defend against gateways, not devices;
-and FedAdam keeps its moments in memory, which a week between two rounds outlasts. The engine has both, with equal
-numbers in `edgerec round`; tests/test_flower.py compares the step with Flower's.
+and FedAdam keeps its moments in memory, which do not outlast the week between two rounds. The engine has both, with
+equal numbers in `edgerec round`; tests/test_flower.py compares its step with Flower's.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ from flwr.serverapp.strategy import FedAvg
 from flwr.supercore import log
 
 from edgerec.deltas import DeltaError
-from edgerec_exporters.federation.engine import Aggregate
-from edgerec_exporters.flower.book import Book
-from edgerec_exporters.flower.messages import HELD, asking, ids_in, rows_in, total_in
-from edgerec_exporters.flower.rows import Ask
+from edgerec_exporters.flower.asks import Ask
+from edgerec_exporters.flower.book import Book, Done
+from edgerec_exporters.flower.messages import OFFER, asking, offered, rows_in, total_in
 
 T = TypeVar("T")
 
@@ -43,22 +42,23 @@ class DeviceRounds(FedAvg):
     def summary(self) -> None:
         """Into the run's log; no value of any delta."""
         settings = self.book.settings
-        log(INFO, "\t├──> bundle version %d, mode %s", self.book.bundle_version, settings.mode)
+        log(INFO, "\t├──> bundle version %d, mode %s", self.book.version, settings.mode)
         log(INFO, "\t├──> aggregator %s, server step %s", settings.aggregator, settings.server)
         log(INFO, "\t└──> at least %d devices, privacy %s", settings.least_cohort, settings.privacy.kind)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Asks the accountant, then the gateways whose deltas they hold; messages to those whose deltas will count, or
-        none where they are too few. Raises BudgetSpent, which ends the run.
+        """Asks the accountant, then the gateways what they hold; messages to those whose deltas are to count, none
+        where they are too few. Raises BudgetSpent, which ends the run.
         """
-        self._number, self._asks = self.book.begin(), {}
-        offers = self.book.offers(self._number, self._nodes(grid))
-        replies = grid.send_and_receive(self._messages(offers, HELD), timeout=self.timeout_s)
-        held = self._read(ids_in, self._sound(replies, offers), offers)
+        self._asks = {}
+        self._number, ask = self.book.begin()
+        asked = dict.fromkeys(self._nodes(grid), ask)
+        replies = grid.send_and_receive(self._messages(asked, OFFER), timeout=self.timeout_s)
+        offers = self._read(offered, self._sound(replies, asked), asked)
         try:
-            self._asks = self.book.plan(self._number, offers, held)
+            self._asks = self.book.plan(self._number, ask, offers)
         except DeltaError as error:
             log(WARNING, "round %d: %s", self._number, error)
         return self._messages(self._asks, MessageType.TRAIN)
@@ -66,21 +66,22 @@ class DeviceRounds(FedAvg):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """The round's result, its blocks as arrays; None where it came to none. A gateway that did not answer, or not
-        soundly, is left out.
+        """The round's result, its blocks as arrays float64 (size,); None where it came to none. A gateway that did not
+        answer, or not sensibly, is left out.
         """
         if not self._asks:
             return None, None
         try:
-            made = self._finished(self._sound(replies, self._asks))
+            done = self._finished(self._sound(replies, self._asks))
         except DeltaError as error:
             log(WARNING, "round %d: %s", self._number, error)
             return None, None
-        log(INFO, "round %d: %d devices, refused %s", self._number, made.devices, dict(made.refused))
+        made = done.result
+        log(INFO, "round %s: %d devices, refused %s", done.report["round"], made.devices, dict(done.report["refused"]))
         arrays = ArrayRecord({name: Array(np.asarray(block)) for name, block in made.blocks.items()})
-        return arrays, MetricRecord({"devices": made.devices, "refused": sum(made.refused.values())})
+        return arrays, MetricRecord({"devices": made.devices})
 
-    def _finished(self, replies: dict[int, Message]) -> Aggregate:
+    def _finished(self, replies: Mapping[int, Message]) -> Done:
         if self.book.split:
             return self.book.finish_split(self._number, self._asks, self._read(total_in, replies, self._asks))
         return self.book.finish(self._number, self._read(rows_in, replies, self._asks))
@@ -104,11 +105,11 @@ class DeviceRounds(FedAvg):
             time.sleep(POLL_S)
         return nodes
 
-    def _messages(self, asks: dict[int, Ask], kind: str) -> list[Message]:
+    def _messages(self, asks: Mapping[int, Ask], kind: str) -> list[Message]:
         """What nobody answers in time must not be claimed later: a message dies with the wait for it."""
         return [Message(asking(ask), node, kind, ttl=self.timeout_s) for node, ask in asks.items()]
 
-    def _sound(self, replies: Iterable[Message], asks: dict[int, Ask]) -> dict[int, Message]:
-        """Node → its reply, of those who were asked; errors are logged by Flower's own hand."""
+    def _sound(self, replies: Iterable[Message], asks: Mapping[int, Ask]) -> dict[int, Message]:
+        """Node → its reply, of those who were asked; Flower's own hand logs the errors."""
         valid, _ = self._check_and_log_replies(list(replies), is_train=True, validate=False)
         return {reply.metadata.src_node_id: reply for reply in valid if reply.metadata.src_node_id in asks}
