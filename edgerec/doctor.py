@@ -16,10 +16,12 @@ import edgerec
 from edgerec.bundle import verify
 from edgerec.device import PENDING
 from edgerec.errors import BundleError, EdgeRecError, PluginError, StoreDamaged, StoreError
+from edgerec.federation_settings import KEYS
+from edgerec.participation import CONSENT, consents
 from edgerec.plugins import Plugins
 from edgerec.records import record
 from edgerec.statistics import failures_in
-from edgerec.store import BundleTable, Database, EventTable, ExposureTable, MetaTable
+from edgerec.store import BundleTable, Database, EventTable, ExposureTable, MetaTable, OutboxTable
 from edgerec.store.quarantine import Quarantine, check
 
 OK, WARNING, FAILURE = "ok", "warning", "failure"
@@ -125,7 +127,8 @@ def _folder(data_dir: Path) -> Iterator[Finding]:
         yield Finding("permissions", FAILURE, f"{data_dir} cannot be written to", "change its permissions", 50)
         return
     others, reach = stat.S_IRGRP | stat.S_IROTH, stat.S_IXGRP | stat.S_IXOTH
-    loose = sorted(path.name for path in data_dir.glob("edgerec.db*") if path.stat().st_mode & others)
+    private = [*data_dir.glob("edgerec.db*"), *data_dir.glob(f"{KEYS}/*/*")]
+    loose = sorted(path.name for path in private if path.stat().st_mode & others)
     if os.name == "posix" and loose and data_dir.stat().st_mode & reach:
         told = f"others on this machine may read {', '.join(loose)}"
         yield Finding("permissions", WARNING, told, f"chmod 700 {data_dir}")
@@ -144,9 +147,11 @@ def _store(data_dir: Path) -> Iterator[Finding]:
         with database.read() as connection:
             counts = f"{EventTable.count(connection)} events, {ExposureTable.count(connection)} exposures"
             pending = MetaTable.get(connection, PENDING) is not None
+            federation = _federation(connection)
         yield Finding(
             "store", OK, f"sound: {counts}, {sum(p.stat().st_size for p in data_dir.glob('edgerec.db*'))} bytes"
         )
+        yield from federation
         if pending:
             yield Finding(
                 "erasure", WARNING, "forgotten data is not erased to the last byte yet", "open the store once"
@@ -159,6 +164,16 @@ def _store(data_dir: Path) -> Iterator[Finding]:
         yield _failed("store", error)
     finally:
         database.close()
+
+
+def _federation(connection: sqlite3.Connection) -> list[Finding]:
+    """Nothing where the user was never asked."""
+    if MetaTable.get(connection, CONSENT) is None:
+        return []
+    waiting = OutboxTable.count(connection)
+    if not consents(connection):
+        return [Finding("federation", OK, "the user did not agree: no delta is sent")]
+    return [Finding("federation", OK, f"the user agreed; {waiting} delta waits" if waiting else "the user agreed")]
 
 
 def _quarantine(data_dir: Path) -> Iterator[Finding]:

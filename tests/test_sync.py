@@ -20,11 +20,13 @@ from conftest import START, Clock, Opener
 import edgerec
 from edgerec.cli import main
 from edgerec.deltas import Delta, DeltaError, DeltaRefused, TransportError
+from edgerec.doctor import examine
 from edgerec.errors import ConfigError, PluginNotFound, RequestError, StoreBusy
 from edgerec.federation import encoding, shares
 from edgerec.federation.metrics import read_metrics
 from edgerec.files import exclusive
 from edgerec.hookspecs import hookimpl
+from edgerec.store import OutboxTable
 from edgerec_plugins import folder, foldin, privacy, sgd
 
 BLOCKS = [
@@ -406,6 +408,77 @@ def test_forgotten_events_never_travel(device: Devices, gateway: Gateway, clock:
     assert gateway.counts() == {3: 1, 4: 1}, "what was in the delta that waited is not counted: it may have arrived"
 
 
+def test_no_byte_of_what_waited_is_left_after_forgetting(device: Devices, gateway: Gateway, tmp_path: Path) -> None:
+    rec = device()
+    gateway.before = TransportError("offline")
+    ids = [f"unmistakable-{n}" for n in range(3)]
+    for n, one in enumerate(ids):
+        rec.record(f"i{n}", "purchase", event_id=one)
+    assert rec.sync().status == "waiting"
+    payload = outbox_of(rec)[0].payload
+
+    def found() -> bool:
+        files = [path for path in (tmp_path / "state").rglob("*") if path.is_file()]
+        return any(one in path.read_bytes() for path in files for one in (ids[1].encode(), payload[60:100]))
+
+    assert found(), "the search can find something"
+    rec.forget()
+    assert not found()
+
+
+def outbox_of(rec: edgerec.Recommender) -> Any:
+    with rec._device.database.read() as connection:
+        return OutboxTable.all(connection)
+
+
+def test_what_retention_takes_out_waits_for_nobody(device: Devices, gateway: Gateway, clock: Clock) -> None:
+    rec = device()
+    buy(rec, 1)
+    gateway.before = TransportError("offline")
+    rec.sync()
+    rec.close()
+    clock.pass_days(20)
+    rec = device(config={**SETTINGS, "retention": {"days": 10}})
+    assert outbox_of(rec) == []
+    assert rec.stats()["events"] == 0
+
+
+def test_a_store_that_was_damaged_counts_nothing_twice_and_remembers_the_user_s_word(
+    device: Devices, gateway: Gateway, clock: Clock, tmp_path: Path
+) -> None:
+    rec = device()
+    buy(rec, *range(30))
+    rec.sync()
+    rec.close()
+    path = tmp_path / "state" / "edgerec.db"
+    data = bytearray(path.read_bytes())
+    at = data.find(b"i13")
+    data[at : at + 3] = b"i99"  # one event is not what was written any more
+    path.write_bytes(data)
+    (tmp_path / "state" / ".edgerec.damaged").touch()
+    clock.pass_days(7)
+    rec = device(consent=False)
+    assert rec.stats()["events"] >= 25
+    assert rec.stats()["federation"]["consent"]
+    buy(rec, 40)
+    assert rec.sync().status == "sent"
+    assert gateway.counts() == {row: 1 for row in (*range(30), 40)}
+
+
+def test_doctor_says_what_the_user_agreed_to(device: Devices, gateway: Gateway, tmp_path: Path) -> None:
+    rec = device(consent=False)
+    state = tmp_path / "state"
+    assert not [one for one in examine(state) if one.name == "federation"]
+    rec.consent(True)
+    gateway.before = TransportError("offline")
+    rec.sync()
+    (told,) = [one.message for one in examine(state) if one.name == "federation"]
+    assert told == "the user agreed; 1 delta waits"
+    rec.consent(False)
+    (told,) = [one.message for one in examine(state) if one.name == "federation"]
+    assert "did not agree" in told
+
+
 def test_forgetting_deletes_what_transports_kept_and_a_single_item_does_not(device: Devices, tmp_path: Path) -> None:
     rec = device()
     keys = tmp_path / "state" / "federation" / "https"
@@ -615,6 +688,7 @@ import os, signal, sys
 from pathlib import Path
 import edgerec
 from edgerec.hookspecs import hookimpl
+from edgerec.store import OutboxTable
 from edgerec_plugins import folder, foldin, sgd
 
 bundle, state, out, where = sys.argv[1:5]

@@ -161,7 +161,7 @@ class Quarantine:
                 if BundleTable.all(connection):  # the app went on without what was installed
                     found["bundles"] = [{**row, "status": "previous"} for row in found["bundles"] if _ran(row)]
                 for table, rows in found.items():
-                    _insert(connection, table, [row for row in rows if _sound(table, row)])
+                    _insert(connection, table, [_anew(row) for row in rows if _sound(table, row)])
 
 
 def _ran(row: Mapping[str, Any]) -> bool:
@@ -212,15 +212,19 @@ def _text(data: bytes) -> str | bytes:
         return data
 
 
+def _anew(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A row as it is, but for the mark: the events it counted are gone from where it counted them, and others begin."""
+    return {**row, "value": "0"} if row.get("key") == MARK else row
+
+
 def _sound(table: str, row: Mapping[str, Any]) -> bool:
-    """Whether a row that SQLite can read is what was written, as far as can be told, and still means something where
-    events begin anew."""
+    """Whether a row that SQLite can read is what was written, as far as can be told."""
     try:
         if table == "bundles":
             sound_bundle([row[name] for name in BundleRow.__match_args__])
         elif table == "items_overlay":
             sound_item([row[name] for name in OverlayItem.__match_args__])
-        elif row.get("key") == MARK or any(isinstance(value, bytes) for value in row.values()):
+        elif any(isinstance(value, bytes) for value in row.values()):
             return False
     except (StoreDamaged, KeyError):
         return False
