@@ -27,7 +27,7 @@ class Scene(NamedTuple):
 
 
 Attack = Callable[[Scene], Float32]
-"""The hostile rows of one round, float32 (rows, n_items)."""
+"""The hostile rows of one round, float32 (rows, n_items), every `scene.n` of them by as many keys."""
 
 
 def promotion(scene: Scene) -> Float32:
@@ -38,12 +38,12 @@ def promotion(scene: Scene) -> Float32:
 
 
 def camouflage(scene: Scene) -> Float32:
-    """The target among popular items, as a real basket would hold it (FedRecAttack, Rong et al. 2022, in this place)."""
+    """The target among popular items, as a real basket would hold it (after FedRecAttack, Rong et al. 2022)."""
     return _baskets(scene, scene.popularity + 0.01)
 
 
 def without_knowledge(scene: Scene) -> Float32:
-    """The target among random items, nothing known of the others (Spattack, Yan et al. 2024, in this place)."""
+    """The target among random items, nothing known of the others (after Spattack, Yan et al. 2024)."""
     return _baskets(scene, np.ones_like(scene.popularity))
 
 
@@ -66,6 +66,13 @@ def scaling(scene: Scene) -> Float32:
     return camouflage(scene) * np.float32(100)
 
 
+def sabotage(scene: Scene) -> Float32:
+    """Far beyond the bound: the popular taken away, the others pushed. Works where nobody sees single deltas."""
+    rows, order = _nothing(scene), _by_popularity(scene)
+    rows[:, order[: len(order) // 4]], rows[:, order[len(order) // 2 :]] = -1e5, 1e5
+    return rows
+
+
 def not_finite(scene: Scene) -> Float32:
     """NaN and infinities in place of the target."""
     rows = promotion(scene)
@@ -75,12 +82,12 @@ def not_finite(scene: Scene) -> Float32:
 
 def sybils(scene: Scene) -> Float32:
     """Three enrolled keys for every hostile device, each of which promotes."""
-    return promotion(scene._replace(n=3 * scene.n))
+    return promotion(scene._replace(n=SYBIL_KEYS * scene.n))
 
 
 def replayed(scene: Scene) -> Float32:
     """One delta of every hostile device, sent ten times over."""
-    return np.repeat(promotion(scene), 10, axis=0)
+    return np.tile(promotion(scene), (10, 1))
 
 
 TARGETED: Mapping[str, Attack] = {
@@ -91,7 +98,19 @@ TARGETED: Mapping[str, Attack] = {
     "sybils ×3": sybils,
     "replay ×10": replayed,
 }
-UNTARGETED: Mapping[str, Attack] = {"label flipping": flipping, "demotion": demotion, "NaN": not_finite}
+UNTARGETED: Mapping[str, Attack] = {
+    "label flipping": flipping,
+    "demotion": demotion,
+    "sabotage": sabotage,
+    "NaN": not_finite,
+}
+SYBIL_KEYS = 3
+
+
+def keys_of(attack: Attack, rows: int, n: int) -> list[str]:
+    """Who sent the rows of an attack by n devices: a key each, or three with sybils."""
+    own = n * SYBIL_KEYS if attack is sybils else n
+    return [f"hostile {place % own}" for place in range(rows)]
 
 
 def hostile(honest_devices: int, share: float) -> int:

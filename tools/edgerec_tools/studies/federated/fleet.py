@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,10 +18,17 @@ from edgerec_exporters.federation.settings import RoundSettings
 from edgerec_tools.studies.federated.harness import Bools, Field
 
 BLOCK = "popularity"
-Rows = Callable[[int], Float32]
-"""The deltas of a round by its number, float32 (n_devices, n_items)."""
-Join = Callable[[Float32, Float64, int], Float64]
-"""A round's sums, float64 (n_items,), from its deltas, the decayed counts before it, and a seed."""
+
+
+class Round(NamedTuple):
+    """What came in: `rows` float32 (n, n_items) · `keys` (n,), who sent them; None: everybody one."""
+
+    rows: Float32
+    keys: Sequence[str] | None = None
+
+
+Join = Callable[[Round, Float64, int], Float64]
+"""A round's sums, float64 (n_items,), from what came in, the decayed counts before it, and a seed."""
 
 
 class Chance:
@@ -30,10 +38,10 @@ class Chance:
         self.random = np.random.default_rng(seed)
 
     def normal(self, size: int) -> Float64:
-        return self.random.normal(size=size)
+        return np.asarray(self.random.normal(size=size), np.float64)
 
     def uniform(self, size: int) -> Float64:
-        return self.random.random(size)
+        return np.asarray(self.random.random(size), np.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +60,8 @@ def clipped(rows: Bools | Float32, bound: float) -> Float32:
     rows = rows.astype(np.float32)
     length = np.sqrt(np.square(rows, dtype=np.float64).sum(1, keepdims=True))
     scale = np.where(length > bound, bound / np.maximum(length, 1e-9) * (1 - 1e-7), 1.0)
-    return rows * scale.astype(np.float32)
+    short: Float32 = rows * scale.astype(np.float32)
+    return short
 
 
 def sent(items: Bools, wire: Wire, chance: Chance) -> Float32:
@@ -64,10 +73,10 @@ def sent(items: Bools, wire: Wire, chance: Chance) -> Float32:
     return rows
 
 
-def honest(fleet: Field, wire: Wire, seed: int) -> list[Float32]:
-    """The deltas of every round."""
+def honest(fleet: Field, wire: Wire, seed: int) -> list[Round]:
+    """What comes in, round by round, without anybody hostile."""
     chance = Chance(seed)
-    return [sent(one.items, wire, chance) for one in fleet.rounds]
+    return [Round(sent(one.items, wire, chance)) for one in fleet.rounds]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,24 +87,32 @@ class Server:
     wire: Wire = field(default_factory=Wire)
     growth: Growth | None = None
 
-    def __call__(self, rows: Float32, before: Float64, seed: int) -> Float64:
-        found = aggregate(self.settings, (self.wire.spec(rows.shape[1]),), rows, seed=seed)
+    def __call__(self, came: Round, before: Float64, seed: int) -> Float64:
+        blocks = (self.wire.spec(came.rows.shape[1]),)
+        found = aggregate(self.settings, blocks, came.rows, keys=came.keys, seed=seed)
         sums = found.sums(BLOCK)
         return sums if self.growth is None else self.growth.within(sums, before, found.devices)
 
 
-def unchecked(rows: Float32, before: Float64, seed: int) -> Float64:
-    """The sum of whatever came in: what a server without the engine would do."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        total: Float64 = rows.sum(axis=0, dtype=np.float64)
-    return total
+@dataclass(frozen=True, slots=True)
+class Unchecked:
+    """The sum of whatever came in: a server without the engine, or split mode, where nobody sees single deltas."""
+
+    growth: Growth | None = None
+
+    def __call__(self, came: Round, before: Float64, seed: int) -> Float64:
+        with np.errstate(invalid="ignore"):
+            sums: Float64 = came.rows.sum(axis=0, dtype=np.float64)
+        return sums if self.growth is None else self.growth.within(sums, before, len(came.rows))
 
 
 def popularity_of(counts: Float64) -> Float32:
     return np.log1p(np.maximum(counts, 0)).astype(np.float32)
 
 
-def learn(fleet: Field, rows: Rows, join: Join, *, half_life: float = 7.0, seed: int = 0) -> list[Float32]:
+def learn(
+    fleet: Field, came: Callable[[int], Round], join: Join, *, half_life: float = 7.0, seed: int = 0
+) -> list[Float32]:
     """The popularity before every round and after the last, float32 (n_items,) each.
 
     counts ← counts · 0.5^(days / half-life) + sums, popularity = log(1 + counts).
@@ -104,7 +121,7 @@ def learn(fleet: Field, rows: Rows, join: Join, *, half_life: float = 7.0, seed:
     found = [popularity_of(counts)]
     for number in range(len(fleet.rounds)):
         before = counts * 0.5 ** (fleet.every / half_life)
-        counts = np.maximum(before + join(rows(number), before, seed * 1000 + number), 0)
+        counts = np.maximum(before + join(came(number), before, seed * 1000 + number), 0)
         found.append(popularity_of(counts))
     return found
 

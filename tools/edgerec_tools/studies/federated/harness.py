@@ -58,7 +58,7 @@ class Field:
 
     @property
     def n_items(self) -> int:
-        return self.targets.shape[1]
+        return int(self.targets.shape[1])
 
     @property
     def week(self) -> Int64:
@@ -67,7 +67,7 @@ class Field:
 
     def counts(self, half_life: float) -> Float64:
         """Σ 0.5^(age / half-life) over the events before the cut-off, float64 (n_items,)."""
-        return np.bincount(self.item, np.exp2(-self.age / half_life), self.n_items)
+        return np.asarray(np.bincount(self.item, np.exp2(-self.age / half_life), self.n_items), np.float64)
 
 
 def field_of(model: Trained, *, every: float = 7.0) -> Field:
@@ -185,7 +185,8 @@ def standard(popularity: Float32) -> Float32:
     """(p − mean) / std over the catalogue, float32 (n_items,)."""
     from edgerec_exporters.blend_fit import standardise
 
-    return standardise(popularity[None].astype(np.float32))[0]
+    row: Float32 = standardise(popularity[None].astype(np.float32))[0]
+    return row
 
 
 def serve(view: View, popularity: Sequence[Float32]) -> Served:
