@@ -354,6 +354,22 @@ def test_an_unsound_delta(setup: Setup, body: bytes, status: int, reason: str) -
     assert device.put(1).status == 201
 
 
+def test_a_delta_that_was_counted_is_known_when_its_version_is_closed(setup: Setup) -> None:
+    """A device that was told 426 would send the same events again in its next delta."""
+    store = setup.start({"gateway": {"minimum_cohort": 1}})
+    device, other = setup.device(1), setup.device(2)
+    assert device.put(1).status == 201
+    store.take(1, 1)
+    setup.start(versions=(2,))
+    device, other = setup.device(1), setup.device(2)
+    assert device.put(1).json == {"status": "same"}
+    assert device.put(3).reason == (426, "bundle_version")
+    assert other.put(1).reason == (409, "conflict")
+    headers = device.signed(path := f"/v1/deltas/{id_of(3)}", payload_of(3))
+    found = [device.ask("PUT", path, payload_of(3), headers).status for _ in range(2)]
+    assert found == [426, 401]
+
+
 def test_a_delta_as_long_as_its_bound_is_taken(setup: Setup) -> None:
     setup.start()
     blocks = {"popularity": np.zeros(N_ITEMS, np.float32), "metrics": np.zeros(32, np.float32)}

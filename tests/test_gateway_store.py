@@ -106,9 +106,10 @@ def arrive(
     *,
     payload: bytes | None = None,
     nonce: int | None = None,
+    version: int = 1,
 ) -> Outcome:
     """Delta `number` of its own device, or of another's, kept as the server would."""
-    body = payload_of(number) if payload is None else payload
+    body = payload_of(number, version) if payload is None else payload
     device = number if device is None else device
     enrol(store, device)
     arrival = Arrival(
@@ -116,7 +117,7 @@ def arrive(
         nonce=sha256(os.urandom(8) if nonce is None else bytes((nonce,))).digest()[:16],
         nonce_expires=int(store.clock()) + 300,
         id=id_of(number),
-        bundle_version=1,
+        bundle_version=version,
         kind=body[5],
         digest=sha256(body).digest(),
         payload=body,
@@ -417,13 +418,25 @@ def test_what_is_counted_is_deleted_after_a_while_and_still_not_counted_again(ma
     assert store.status()["waiting"] == 0
 
 
-def test_deltas_of_a_closed_version_go_and_their_ids_with_them(make: Maker, tmp_path: Path) -> None:
+def test_ids_of_a_closed_version_are_known_for_a_long_time(make: Maker, tmp_path: Path, clock: Clock) -> None:
     store = filled(make(), range(4))
     store.open_bundles([federated_manifest(tmp_path, 2)])
     assert list(store.bundles()) == [2]
     assert list(store.bundles(only_open=False)) == [1, 2]
-    done = store.prune()
-    assert (done["dropped"], done["ids"]) == (4, 4)
+    assert store.prune()["dropped"] == 0, "a last round on it may still come"
+    assert len(store.take(1, 1)[0]) == 4
+    clock.now += 399 * DAY
+    assert (store.prune()["payloads"], store.prune()["ids"]) == (4, 0)
+    assert arrive(store, 1) is Outcome.SAME
+    clock.now += 2 * DAY
+    assert store.prune()["ids"] == 4
+
+
+def test_what_waits_of_an_old_version_keeps_nothing_of_a_new_one_out(make: Maker) -> None:
+    store = make(versions=(1, 2))
+    assert arrive(store, 1) is Outcome.STORED
+    assert arrive(store, 2, device=1) is Outcome.FULL
+    assert arrive(store, 3, device=1, version=2) is Outcome.STORED
 
 
 def test_a_version_keeps_its_blocks(make: Maker, tmp_path: Path) -> None:

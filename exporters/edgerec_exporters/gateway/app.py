@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from edgerec.federation.encoding import Payload
 from edgerec_exporters.gateway import inbox, logs, pruning, signing
 from edgerec_exporters.gateway.http import Handler, body_of, json_of, told
 from edgerec_exporters.gateway.inbox import Arrival, Enrolment, Outcome
@@ -98,7 +99,7 @@ class Gateway:
     async def _keep_up(self) -> None:
         """Prunes now and then; what fails is logged, and tried again."""
         keep = self._settings
-        days = {"counted_days": keep.counted_days, "waiting_days": keep.waiting_days}
+        days = {"counted_days": keep.counted_days, "waiting_days": keep.waiting_days, "ids_days": keep.ids_days}
         while True:
             try:
                 done = await run_in_threadpool(self._store.prune, **days)
@@ -126,25 +127,34 @@ class Gateway:
             raise Refused(401, "signature", "the signature is not this key's, of this request")
         if wait_s := self._keys.wait_s(signed.key):
             raise Refused(429, "rate_key", "this key asks too often", wait_s=wait_s)
-        try:
-            found = self._validator.check(delta_id, body)
-        except Refused as refused:
-            if refused.status == 426:
-                refused.told["bundle_versions"] = self._validator.versions
-            raise
-        expires, arrived = signed.time + self._settings.window_s + 1, int(self._store.clock())
+        refused, kept = self._checked(delta_id, body)
         arrival = Arrival(
             key=signed.key,
             nonce=signed.nonce,
-            nonce_expires=expires,
-            id=found.id,
-            bundle_version=found.bundle_version,
-            kind=found.kind,
+            nonce_expires=signed.time + self._settings.window_s + 1,
+            id=delta_id,
+            bundle_version=kept.bundle_version if kept else 0,
+            kind=kept.kind if kept else 0,
             digest=digest.digest(),
-            payload=body,
-            arrived=arrived,
+            payload=body if kept else None,
+            arrived=int(self._store.clock()),
         )
-        return self._acknowledged(await self._write(lambda c: inbox.accept(c, arrival, self._policy.most_per_round)))
+        outcome = await self._write(lambda c: inbox.accept(c, arrival, self._policy.most_per_round))
+        if outcome is Outcome.ABSENT and refused is not None:
+            raise refused
+        return self._acknowledged(outcome)
+
+    def _checked(self, delta_id: str, body: bytes) -> tuple[Refused | None, Payload | None]:
+        """The payload; or why it is refused if it is new. Of a bundle version that is not open it may have been
+        acknowledged, and counted, before: whoever sends it again must be told that, or would count it anew.
+        """
+        try:
+            return None, self._validator.check(delta_id, body)
+        except Refused as refused:
+            if refused.status != 426:
+                raise
+            refused.told["bundle_versions"] = self._validator.versions
+            return refused, None
 
     def _acknowledged(self, outcome: Outcome) -> Response:
         if outcome in _REFUSALS:

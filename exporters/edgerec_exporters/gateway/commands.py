@@ -114,11 +114,12 @@ def status(place: str, as_json: bool) -> None:
 @_store
 @click.option("--counted-days", default=7.0, show_default=True, type=click.FloatRange(0), help="Keep counted deltas.")
 @click.option("--waiting-days", default=30.0, show_default=True, type=click.FloatRange(0), help="Keep waiting deltas.")
+@click.option("--ids-days", default=400.0, show_default=True, type=click.FloatRange(0), help="Keep their ids.")
 @_json
-def prune(place: str, counted_days: float, waiting_days: float, as_json: bool) -> None:
+def prune(place: str, counted_days: float, waiting_days: float, ids_days: float, as_json: bool) -> None:
     """Deletes what is not needed any more, as a running gateway does by itself."""
     with _opened(place) as store:
-        done = store.prune(counted_days=counted_days, waiting_days=waiting_days)
+        done = store.prune(counted_days=counted_days, waiting_days=waiting_days, ids_days=ids_days)
     click.echo(json.dumps(done) if as_json else ", ".join(f"{count} {what}" for what, count in done.items()))
 
 

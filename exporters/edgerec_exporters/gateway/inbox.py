@@ -25,7 +25,9 @@ class Outcome(StrEnum):
     BLOCKED = "blocked"
     REPLAYED = "replayed"
     FULL = "full"
-    """The key's deltas already wait for a round, as many as may."""
+    """The key's deltas already wait for a round on that version, as many as may."""
+    ABSENT = "absent"
+    """It is not here, and was only asked for."""
 
 
 class Enrolment(StrEnum):
@@ -40,7 +42,8 @@ class Enrolment(StrEnum):
 @dataclass(frozen=True)
 class Arrival:
     """A delta that was found sound. `key` 32 bytes, `nonce` 16, `digest` the payload's SHA-256; times in POSIX
-    seconds: `nonce_expires` is when the request would be too old in any case.
+    seconds: `nonce_expires` is when the request would be too old in any case. `payload` None: not to be kept, only
+    to be recognised where it was kept before.
     """
 
     key: bytes
@@ -50,7 +53,7 @@ class Arrival:
     bundle_version: int
     kind: int
     digest: bytes
-    payload: bytes
+    payload: bytes | None
     arrived: int
 
 
@@ -59,7 +62,9 @@ _DEVICE = select(devices.c.id, devices.c.blocked).where(devices.c.public_key == 
 _HELD_DEVICE = _DEVICE.with_for_update()  # where several gateways write to one database, one of them counts at a time
 _NONCE = select(nonces.c.expires).where(nonces.c.device == bindparam("of"), nonces.c.nonce == bindparam("used"))
 _DELTA = select(deltas.c.digest, deltas.c.device).where(deltas.c.id == bindparam("named"))
-_WAITING = select(func.count()).where(deltas.c.device == bindparam("of"), deltas.c.state == WAITING)
+_WAITING = select(func.count()).where(
+    deltas.c.device == bindparam("of"), deltas.c.state == WAITING, deltas.c.bundle_version == bindparam("on")
+)
 _NEW_NONCE, _NEW_DELTA, _NEW_DEVICE = insert(nonces), insert(deltas), insert(devices)
 
 
@@ -76,7 +81,9 @@ def accept(connection: Connection, arrival: Arrival, most_waiting: int) -> Outco
     if known is not None:
         same = known.digest == arrival.digest and known.device in (None, device.id)
         return Outcome.SAME if same else Outcome.CONFLICT
-    if connection.execute(_WAITING, {"of": device.id}).scalar_one() >= most_waiting:
+    if arrival.payload is None:
+        return Outcome.ABSENT
+    if connection.execute(_WAITING, {"of": device.id, "on": arrival.bundle_version}).scalar_one() >= most_waiting:
         return Outcome.FULL
     values = {name: getattr(arrival, name) for name in ("id", "bundle_version", "kind", "digest", "payload", "arrived")}
     connection.execute(_NEW_DELTA, {**values, "device": device.id, "state": WAITING})

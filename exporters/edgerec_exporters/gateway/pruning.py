@@ -44,18 +44,21 @@ def prune_nonces(connection: Connection, now: float) -> int:
     return int(connection.execute(delete(nonces).where(nonces.c.expires < int(now))).rowcount)
 
 
-def prune(connection: Connection, now: float, counted_days: float, waiting_days: float) -> dict[str, int]:
+def prune(
+    connection: Connection, now: float, counted_days: float, waiting_days: float, ids_days: float
+) -> dict[str, int]:
     """Deletes, and says how much of each:
 
     `nonces` that are too old to be repeated · `payloads` of deltas that were counted `counted_days` ago, and who sent
-    them · `dropped`: deltas that waited `waiting_days`, or whose bundle version is closed · `ids` of deltas without a
-    payload, once their bundle version is closed: before, one that came in again would be counted twice.
+    them · `dropped`: payloads and senders of deltas that waited `waiting_days` · `ids` of deltas that came `ids_days`
+    ago and have no payload any more, of bundle versions that are closed: until then, one that comes in again is known.
     """
     still_open = select(bundles.c.version).where(bundles.c.open)
     old_rounds = select(rounds.c.number).where(rounds.c.closed < int(now - counted_days * DAY))
     counted = and_(deltas.c.state == COUNTED, deltas.c.round.in_(old_rounds), deltas.c.payload.is_not(None))
-    stale = or_(deltas.c.arrived < int(now - waiting_days * DAY), deltas.c.bundle_version.not_in(still_open))
+    stale = deltas.c.arrived < int(now - waiting_days * DAY)
     gone = and_(deltas.c.payload.is_(None), deltas.c.bundle_version.not_in(still_open))
+    gone &= deltas.c.arrived < int(now - ids_days * DAY)
     claimed = deltas.c.state == WAITING
     return {
         "nonces": prune_nonces(connection, now),

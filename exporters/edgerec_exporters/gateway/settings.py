@@ -23,7 +23,7 @@ class Settings:
     devices add · `token_required`: for enrolment · `proxies`: addresses whose X-Forwarded-For is believed ·
     `behind_tls`: something before the gateway speaks TLS · rates: of requests per address and per key, of enrolments
     per address · `head_s`, `body_s`: the longest that a request's head and body may take · `connections`: at once ·
-    `counted_days`, `waiting_days`: see `GatewayStore.prune`.
+    `counted_days`, `waiting_days`, `ids_days`: see `GatewayStore.prune`.
     """
 
     policy: Policy = field(default_factory=Policy)
@@ -40,6 +40,7 @@ class Settings:
     connections: int = 1000
     counted_days: float = 7.0
     waiting_days: float = 30.0
+    ids_days: float = 400.0
 
 
 def read_settings(path: Path | None) -> Settings:
@@ -82,6 +83,7 @@ def settings_of(tables: Mapping[str, Any]) -> Settings:
         connections=limits.whole("connections", 1000, 1, 100_000),
         counted_days=keep.number("counted_days", 7.0, 0, 36_500),
         waiting_days=keep.number("waiting_days", 30.0, 0, 36_500),
+        ids_days=keep.number("ids_days", 400.0, 0, 36_500),
     )
     for reader in take.values():
         reader.done()

@@ -195,10 +195,12 @@ class GatewayStore:
         with self.reading() as connection:
             return {**asdict(_policy(connection)), **pruning.counts(connection, int(self.clock()))}
 
-    def prune(self, *, counted_days: float = 7.0, waiting_days: float = 30.0) -> dict[str, int]:
+    def prune(
+        self, *, counted_days: float = 7.0, waiting_days: float = 30.0, ids_days: float = 400.0
+    ) -> dict[str, int]:
         """Deletes what is not needed any more; how much of it. See `pruning.prune`."""
         with self.writing() as connection:
-            return pruning.prune(connection, self.clock(), counted_days, waiting_days)
+            return pruning.prune(connection, self.clock(), counted_days, waiting_days, ids_days)
 
     def _migrate(self) -> None:
         with self._engine.begin() as connection:

@@ -68,8 +68,11 @@ class Validator:
     def _check_length(self, blocks: Mapping[str, Float32], specs: tuple[BlockSpec, ...]) -> None:
         for spec in specs:
             block = blocks[spec.name].astype(np.float64)
-            noise = self._local_noise * (sqrt(spec.size) + _SURE)
-            if not float(np.sqrt(block.dot(block))) <= spec.bound * (1 + noise + MARGIN):
+            limit = spec.bound * (1 + MARGIN)
+            if self._local_noise:  # then rounding to units may make it longer, too
+                deviation = sqrt((self._local_noise * spec.bound) ** 2 + spec.unit**2 / 4)
+                limit += deviation * (sqrt(spec.size) + _SURE)
+            if not float(np.sqrt(block.dot(block))) <= limit:
                 raise Refused(422, "norm", f"block '{spec.name}' is longer than its bound")
 
 
