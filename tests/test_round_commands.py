@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ from edgerec.federation.shares import split
 from edgerec_exporters.channel import publishing
 from edgerec_exporters.federation.journal import BEGUN, BudgetSpent, Journal, JournalError
 from edgerec_exporters.federation.rounds import JOURNAL, Desk, abandon, run_round
-from edgerec_exporters.federation.settings import PrivacySettings, RoundSettings
+from edgerec_exporters.federation.settings import PrivacySettings, RoundSettings, load_settings
 from edgerec_exporters.federation.sources import Folder
 
 DAY = 86_400.0
@@ -262,31 +264,28 @@ def gateway(path: Path, bundle: Path, **policy: Any) -> Any:
     return store
 
 
-def take_in(store: Any, numbers: range, kind: int = 0, bodies: dict[int, bytes] | None = None) -> None:
-    """As the gateway takes deltas in, one device each."""
-    from sqlalchemy import insert
+def take_in(
+    store: Any,
+    numbers: range,
+    kind: int = 0,
+    bodies: dict[int, bytes] | None = None,
+    senders: Iterable[int] | None = None,
+) -> None:
+    """As the gateway takes deltas in, one of each device unless `senders` says otherwise."""
+    from sqlalchemy import insert, select
 
     from edgerec_exporters.gateway.schema import WAITING, deltas, devices
 
-    for number in numbers:
+    for number, sender in zip(numbers, senders or numbers, strict=True):
         body = bodies[number] if bodies else payload(number, {7, number % N_ITEMS})
+        key = sender.to_bytes(32, "big")
         with store.writing() as connection:
-            key = number.to_bytes(32, "big")
-            device = connection.execute(
-                insert(devices).values(public_key=key, enrolled_day=1, blocked=False)
-            ).inserted_primary_key[0]
-            connection.execute(
-                insert(deltas).values(
-                    id=f"{number:032x}",
-                    digest=key,
-                    device=device,
-                    bundle_version=1,
-                    kind=kind,
-                    arrived=1,
-                    state=WAITING,
-                    payload=body,
-                )
-            )
+            device = connection.execute(select(devices.c.id).where(devices.c.public_key == key)).scalar()
+            if device is None:
+                enrolled = insert(devices).values(public_key=key, enrolled_day=1, blocked=False)
+                device = connection.execute(enrolled).inserted_primary_key[0]
+            row = {"id": f"{number:032x}", "digest": key, "device": device, "bundle_version": 1, "kind": kind}
+            connection.execute(insert(deltas).values(**row, arrived=1, state=WAITING, payload=body))
 
 
 def test_a_store_gives_the_round_that_files_give(bundle: Path, tmp_path: Path) -> None:
@@ -315,6 +314,13 @@ def test_a_stores_keys_pay_each_for_their_own_rounds(bundle: Path, tmp_path: Pat
             take_in(store, range(turn * 10, turn * 10 + 10))
             report = run_round(desk(bundle, tmp_path, rule, source=Store(store)), tmp_path / f"{turn}.edgerec")
             assert report["privacy"]["rounds"] == 1
+        take_in(store, range(40, 48), senders=range(8))  # new deltas of keys that took part
+        take_in(store, range(50, 53))
+        with pytest.raises(BudgetSpent, match="8 of 11 deltas"):
+            run_round(desk(bundle, tmp_path, rule, source=Store(store)), tmp_path / "spent.edgerec")
+        take_in(store, range(53, 56))
+        report = run_round(desk(bundle, tmp_path, rule, source=Store(store)), tmp_path / "rest.edgerec")
+        assert (report["devices"], report["refused"]) == (6, {"without budget": 8})
 
 
 def test_two_stores_of_shares_give_the_round_that_files_give(bundle: Path, tmp_path: Path) -> None:
@@ -330,9 +336,15 @@ def test_two_stores_of_shares_give_the_round_that_files_give(bundle: Path, tmp_p
     ):
         take_in(one, range(21), 1, {number: half[0] for number, half in halves.items()})
         take_in(two, range(20), 2, {number: half[1] for number, half in halves.items()})
+        twice = split(payload(99, {1}))
+        for store, kind in ((one, 1), (two, 2)):  # a second delta of device 3
+            take_in(store, range(99, 100), kind, {99: twice[kind - 1]}, senders=[3])
         made = Desk(bundle, Split(one, two), tmp_path / "other", rule, lambda: NOW + 7 * DAY, stories=lambda folder: [])
         report = run_round(made, tmp_path / "split.edgerec")
-        assert (report["devices"], report["refused"]) == (20, {"with one share only": 1})
+        assert (report["devices"], report["refused"]) == (
+            20,
+            {"with one share only": 1, "of a key that has another in the round": 1},
+        )
         private = RoundSettings(mode="split", least_cohort=5, privacy=PrivacySettings("central"))
         take_in(one, range(30, 40), 1, {n: split(payload(n, {1}), bytes(32))[0] for n in range(30, 40)})
         take_in(two, range(30, 40), 2, {n: split(payload(n, {1}), bytes(32))[1] for n in range(30, 40)})
@@ -402,6 +414,13 @@ def test_release_and_rollback(bundle: Path, tmp_path: Path) -> None:
     assert back == {"withdrawn": 2, "back_to": 1, "version": 3}
     told = run("status", "--state", state)
     assert "version 1 → 2, withdrawn" in told.stdout
+
+
+def test_the_page_shows_the_defaults() -> None:
+    page = (Path(__file__).parent.parent / "docs/rounds.md").read_text("utf-8")
+    (block,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    adam = {"rate": 0.1, "beta1": 0.9, "beta2": 0.99, "tau": 0.001}
+    assert load_settings(tomllib.loads(block)) == RoundSettings(server_constants=adam)
 
 
 def test_status_before_any_round_is_an_error(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def aggregate(
         sigma: dict[str, float] = {}
     else:
         if settings.aggregator == "bounded_mean":
-            clean = np.clip(clean, *limits(blocks))
+            np.clip(clean, *limits(blocks), out=clean)
         mean, sigma = _noised(settings, blocks, _total(clean, counted), noise)
         mean /= len(clean) if counted is None else counted.sum()
     told = {"refused": refused, "clipped": clipped, "norms": norms, "sigma": sigma, "seed": seed}

@@ -26,7 +26,16 @@ from edgerec_exporters.bundle_files import Stories
 from edgerec_exporters.federation import popularity, results
 from edgerec_exporters.federation.accountant import with_multiplier
 from edgerec_exporters.federation.engine import Aggregate, Noise, aggregate, aggregate_sum, joined
-from edgerec_exporters.federation.journal import BEGUN, DONE, DROPPED, Journal, JournalError, Round, loss_of
+from edgerec_exporters.federation.journal import (
+    BEGUN,
+    DONE,
+    DROPPED,
+    BudgetSpent,
+    Journal,
+    JournalError,
+    Round,
+    loss_of,
+)
 from edgerec_exporters.federation.noise import discrete_gaussian
 from edgerec_exporters.federation.popularity import Counts, after_round, counts_of
 from edgerec_exporters.federation.rewriting import candidate
@@ -35,6 +44,7 @@ from edgerec_exporters.federation.settings import RoundSettings
 from edgerec_exporters.federation.sources import Found, Source, Split, Waiting
 
 JOURNAL = "journal.db"
+NO_BUDGET = "without budget"
 
 
 @dataclass(frozen=True)
@@ -139,6 +149,12 @@ def _begun(
     found = desk.source.waiting(range(oldest, version + 1), blocks)
     at = desk.clock()
     chosen, refused = _chosen(settings, journal, found, at)
+    spent = refused.get(NO_BUDGET, 0)
+    if len(chosen) < settings.least_cohort <= len(chosen) + spent:
+        raise BudgetSpent(
+            f"{spent} of {len(chosen) + spent} deltas are of keys that a round would cost more than their budget",
+            hint="wait until their earlier rounds are older than the period",
+        )
     if len(chosen) < settings.least_cohort:
         raise DeltaError(f"{len(chosen)} deltas wait, at least {settings.least_cohort} are needed", hint=_told(refused))
     rounds = journal.rounds()
@@ -173,7 +189,7 @@ def _chosen(
     keyed = [one for one in fresh if one.key is not None]
     able = dict(zip(keyed, journal.able([str(one.key) for one in keyed], settings.privacy, at), strict=True))
     chosen = [one for one in fresh if able.get(one, True)]
-    return chosen, _added(refused, {"without budget": len(fresh) - len(chosen)})
+    return chosen, _added(refused, {NO_BUDGET: len(fresh) - len(chosen)})
 
 
 def _result(

@@ -166,11 +166,19 @@ class Split:
         return least
 
     def waiting(self, versions: Collection[int], blocks: Sequence[BlockSpec]) -> Found:
-        """Only the newest version: a sum for each, of a few devices, would tell too much."""
+        """Only the newest version, as the sum of a few devices would tell too much; and of each key only one delta, as
+        nobody can cut together what nobody sees.
+        """
         one, other = ({found.id: found for found in _waiting(store, max(versions))} for store in self._stores)
         both = [one[id_] for id_ in sorted(one.keys() & other.keys())]
-        alone = len(one) + len(other) - 2 * len(both)
-        return Found(both, {"with one share only": alone} if alone else {})
+        single = list({found.key or found.id: found for found in reversed(both)}.values())
+        refused = {
+            "with one share only": len(one) + len(other) - 2 * len(both),
+            "of a key that has another in the round": len(both) - len(single),
+        }
+        return Found(
+            sorted(single, key=lambda found: found.id), {why: count for why, count in refused.items() if count}
+        )
 
     def sums(self, number: int, ids: Sequence[str], version: int) -> list[NDArray[np.uint32]]:
         """Both gateways' sums of exactly these shares, uint32 (d,) each; the same call gives the same again."""
@@ -199,14 +207,16 @@ def _taken(store: GatewayStore) -> set[int]:
 def _waiting(store: GatewayStore, version: int) -> list[Waiting]:
     from sqlalchemy import func, select
 
-    from edgerec_exporters.gateway.schema import WAITING, deltas
+    from edgerec_exporters.gateway.schema import WAITING, deltas, devices
 
-    asked = select(deltas.c.id, deltas.c.device, func.length(deltas.c.payload)).where(
-        deltas.c.bundle_version == version, deltas.c.state == WAITING
+    asked = (
+        select(deltas.c.id, devices.c.public_key, func.length(deltas.c.payload))
+        .join_from(deltas, devices, deltas.c.device == devices.c.id, isouter=True)
+        .where(deltas.c.bundle_version == version, deltas.c.state == WAITING)
     )
     with store.reading() as connection:
         rows = connection.execute(asked).all()
-    return [Waiting(id_, version, size or 0, str(device)) for id_, device, size in rows]
+    return [Waiting(id_, version, size or 0, None if key is None else bytes(key).hex()) for id_, key, size in rows]
 
 
 def _by_version(store: GatewayStore, ids: Sequence[str]) -> dict[int, list[str]]:
