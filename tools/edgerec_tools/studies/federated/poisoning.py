@@ -57,7 +57,7 @@ def defences(devices: int) -> dict[str, Join]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ground:
-    """What attacks are tried on: `views` with weights that stay, `rounds` of honest devices per seed, `targets` by name,
+    """What attacks are tried on: `views` with weights that stay, `rounds` per seed, `targets` by name,
     `popularity` float64 (n_items,) as the bundle's."""
 
     fleet: Field
