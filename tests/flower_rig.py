@@ -10,64 +10,27 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import numpy as np
-from bundles import tiny_bundle
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives import serialization as forms
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from gateways import id_of, payload_of
 
-from edgerec.bundle.federated import BlockSpec
-from edgerec.deltas import Delta
-from edgerec.federation.encoding import encode
 from edgerec_exporters.flower.commands import quiet_command, write_app
 
-BLOCKS = (
-    BlockSpec("popularity", "item_counts", 40, 4.0, 0.0625, 7.0),
-    BlockSpec("metrics", "metrics", 32, 1.0, 2.0**-10),
-)
-FEDERATED = {
-    "blocks": [
-        {"name": "popularity", "kind": "item_counts", "size": 40, "bound": 4.0, "unit": 0.0625, "half_life_days": 7.0},
-        {"name": "metrics", "kind": "metrics", "size": 32, "bound": 1.0, "unit": 2.0**-10},
-    ]
-}
-WIDTH = 72
 READY_S, LEAVE_S = 60.0, 15.0
 
 
-def federated_bundle(path: Path) -> Path:
-    """A bundle of 40 items that declares federated blocks."""
-    return tiny_bundle(path, n_items=40, federated=FEDERATED)
-
-
-def deltas(n: int, seed: int, version: int = 1) -> list[Delta]:
-    """Deltas within their bounds, whole multiples of their units."""
-    draw = np.random.default_rng(seed)
-    made = []
-    for _ in range(n):
-        counts = (draw.random(40) < 0.2).astype(np.float32)
-        counts *= np.float32(min(1.0, np.floor(4.0 / max(np.linalg.norm(counts), 1) * 16) / 16))
-        metrics = (draw.integers(-100, 101, 32) / 1024).astype(np.float32)
-        made.append(Delta(draw.bytes(16).hex(), version, {"popularity": counts, "metrics": metrics}))
-    return made
-
-
-def as_rows(some: Sequence[Delta]) -> np.ndarray:
-    """float32 (n, 72)."""
-    return np.array([np.concatenate([one.blocks[spec.name] for spec in BLOCKS]) for one in some], np.float32)
-
-
-def fill(folder: Path, some: Sequence[Delta]) -> Path:
+def fill(folder: Path, numbers: Iterable[int]) -> Path:
     """A folder of deltas, as the transport `folder` leaves it."""
     folder.mkdir(parents=True, exist_ok=True)
-    for one in some:
-        (folder / f"{one.id}.delta").write_bytes(encode(one, BLOCKS))
+    for number in numbers:
+        (folder / f"{id_of(number)}.delta").write_bytes(payload_of(number))
     return folder
 
 

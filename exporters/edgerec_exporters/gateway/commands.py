@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgerec.errors import MissingDistribution
+from edgerec_exporters.flower.commands import flower, flower_app
 
 if TYPE_CHECKING:
     from edgerec_exporters.gateway.store import GatewayStore
@@ -40,6 +41,10 @@ def _opened(place: str) -> GatewayStore:
 @click.group()
 def gateway() -> None:
     """Takes in deltas of devices, for rounds of federation; see docs/gateway.md."""
+
+
+gateway.add_command(flower_app)
+gateway.add_command(flower)
 
 
 @gateway.command()
