@@ -24,6 +24,7 @@ from faults.operations import (
     Upgrade,
 )
 from faults.profiles import Export, ForgetAll, ForgetItem, Import, Repair, Retain
+from faults.syncs import Sync
 
 OPERATIONS: Mapping[str, Operation] = {
     each.name: each
@@ -48,6 +49,7 @@ OPERATIONS: Mapping[str, Operation] = {
         Export(),
         Import(),
         Retain(),
+        Sync(),
         Repair("the header"),
         Repair("an index"),
     )

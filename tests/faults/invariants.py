@@ -21,7 +21,7 @@ from faults.operations import Operation
 from faults.world import PAGE, START, Model, World, observed
 
 KNOWN = re.compile(
-    r"edgerec\.db|\.edgerec\.lock|\.edgerec\.quarantine\.lock"
+    r"edgerec\.db|\.edgerec\.lock|\.edgerec\.quarantine\.lock|\.edgerec\.sync\.lock"
     r"|bundles/\.lock|bundles/\.settle\.lock|bundles/[0-9a-f]{64}/.+"
     r"|quarantine/\.lock|quarantine/\d+/(edgerec\.db(-wal|-shm)?|\.lock|recovered\.json)"
     r"|index/\.lock|index/[0-9a-f]{64}\.db|verified/\.lock|verified/[0-9a-f]{64}-[0-9a-f]{16}"
