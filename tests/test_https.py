@@ -380,11 +380,11 @@ def certificate(folder: Path, name: str) -> tuple[Path, Path]:
 
 
 @contextmanager
-def real_gateway(folder: Path, clock: Callable[[], float], tables: Any = None, **tls: Any) -> Iterator[Any]:
-    settings = settings_of({"gateway": {"minimum_cohort": 1}, "limits": GENEROUS, **(tables or {})})
+def real_gateway(folder: Path, clock: Callable[[], float], version: int = 1, **tls: Any) -> Iterator[Any]:
+    settings = settings_of({"gateway": {"minimum_cohort": 1}, "limits": GENEROUS})
     with GatewayStore(folder / "gateway.db", clock=clock) as store:
         store.configure(settings.policy)
-        store.open_bundles([federated_manifest(folder)])
+        store.open_bundles([federated_manifest(folder, version)])
         with serving(store, settings, **tls) as url:
             yield store, url
 
@@ -406,6 +406,22 @@ def test_with_the_real_gateway_over_tls_and_a_peer_that_is_not_trusted(tmp_path:
         with pytest.raises(DeltaRefused, match="426"):
             one.send(payload_of(3, version=9), delta_id=_id(3))
         assert [*store.validated(1)[0]] == [_id(1)]
+
+
+def test_what_was_acknowledged_once_is_so_when_its_bundle_version_is_closed(tmp_path: Path) -> None:
+    """Or a lost answer would count its events twice: the device would give them to the next delta."""
+    import time
+
+    one = Https({"url": "http://127.0.0.1:1"})
+    one.keep_in(tmp_path / "keys")
+    with real_gateway(tmp_path, time.time) as (_, url):
+        one.url = url
+        one.send(payload_of(1), delta_id=_id(1))
+    with real_gateway(tmp_path, time.time, version=2) as (_, url):
+        one.url = url
+        one.send(payload_of(1), delta_id=_id(1))
+        with pytest.raises(DeltaRefused, match="426"):
+            one.send(payload_of(2), delta_id=_id(2))
 
 
 def _id(number: int) -> str:

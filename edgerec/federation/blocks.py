@@ -81,7 +81,8 @@ def pairs(events: Sequence[Consumed], focus: Collection[int] = ()) -> Int64:
         items = units.setdefault(one.unit, {})
         items[one.item] = items.get(one.item, False) or one.fresh
     baskets = [_basket(items) for items in units.values()]
-    found = [_joined(basket, basket) for basket in baskets] + [_joined(*both) for both in pairwise(baskets)]
+    beside = [*((basket, basket) for basket in baskets), *pairwise(baskets)]
+    found = [_joined(left, right) for left, right in beside if left[1].any() or right[1].any()]
     keys = np.unique(np.concatenate(found)) if found else np.zeros(0, np.int64)
     out = np.stack((keys >> 32, keys & 0xFFFFFFFF), axis=1)
     return out[np.isin(out, np.fromiter(focus, np.int64)).any(axis=1)] if focus else out
