@@ -8,7 +8,7 @@ item consumed, before the clip.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -38,11 +38,20 @@ class Devices(NamedTuple):
     items: Bools
 
 
+class Events(NamedTuple):
+    """`user`, `item` int64 (n,) · `day` float64 (n,), days since the cut-off."""
+
+    user: Int64
+    item: Int64
+    day: Float64
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Field:
     """`z` source → standardised scores float32 (n_baskets, n_items) · `targets`, `seen` bool of that shape · `user`,
     `at` (n_baskets,), days since the cut-off · `rounds` per week · `item`, `age` (n_events,) the events before the
-    cut-off and their age in days · `frozen` float32 (n_items,) the bundle's popularity at the cut-off.
+    cut-off and their age in days · `later` the events after it · `frozen` float32 (n_items,) the bundle's popularity
+    at the cut-off · `every`: days between rounds.
     """
 
     z: Mapping[str, Float32]
@@ -53,6 +62,7 @@ class Field:
     rounds: Sequence[Devices]
     item: Int64
     age: Float64
+    later: Events
     frozen: Float32
     every: float = 7.0
 
@@ -63,7 +73,11 @@ class Field:
     @property
     def week(self) -> Int64:
         """How many rounds had ended before each basket, int64 (n_baskets,)."""
-        return (self.at // self.every).astype(np.int64)
+        return np.minimum(self.at // self.every, len(self.rounds)).astype(np.int64)
+
+    def with_rounds(self, every: float) -> Field:
+        """The same users, with a round every so many days."""
+        return replace(self, every=every, rounds=rounds_of(self.later, self.n_items, every))
 
     def counts(self, half_life: float) -> Float64:
         """Σ 0.5^(age / half-life) over the events before the cut-off, float64 (n_items,)."""
@@ -93,29 +107,40 @@ def field_of(model: Trained, *, every: float = 7.0) -> Field:
         "habit": baskets.habits(chosen, recipe.habit_half_life_days),
     }
     past = baskets.at < CUTOFF
+    later = _later(baskets)
     return Field(
         z={name: standardise(one) for name, one in scores.items()},
         targets=baskets.target_mask(chosen),
         seen=baskets.seen_mask(chosen),
         user=baskets.user[chosen],
         at=(baskets.when[chosen] - CUTOFF) / DAY,
-        rounds=rounds_of(baskets, every),
+        rounds=rounds_of(later, baskets.n_items, every),
         item=baskets.item[past],
         age=(CUTOFF - baskets.at[past]) / DAY,
+        later=later,
         frozen=model.popularity,
         every=every,
     )
 
 
-def rounds_of(baskets: Baskets, every: float) -> list[Devices]:
+def _later(baskets: Baskets) -> Events:
+    """Every event of the period, at the time of its basket."""
+    own = np.repeat(np.arange(len(baskets.start)), baskets.stop - baskets.start)
+    events = np.concatenate([np.arange(*ends) for ends in zip(baskets.start, baskets.stop, strict=True)])
+    kept = (baskets.when[own] >= CUTOFF) & (baskets.when[own] < UNTIL)
+    own, events = own[kept], events[kept]
+    return Events(baskets.user[own], baskets.item[events], (baskets.when[own] - CUTOFF) / DAY)
+
+
+def rounds_of(events: Events, n_items: int, every: float) -> list[Devices]:
     """The devices of every whole round of the period."""
-    number = (baskets.when - CUTOFF) // (every * DAY)
+    number = events.day // every
     rounds = []
-    for one in range(int((UNTIL - CUTOFF) // (every * DAY))):
-        user, device = np.unique(baskets.user[number == one], return_inverse=True)
-        items = np.zeros((len(user), baskets.n_items), np.bool_)
-        for place, basket in zip(device, np.flatnonzero(number == one), strict=True):
-            items[place, baskets.item[baskets.start[basket] : baskets.stop[basket]]] = True
+    for one in range(int((UNTIL - CUTOFF) / DAY // every)):
+        own = np.flatnonzero(number == one)
+        user, device = np.unique(events.user[own], return_inverse=True)
+        items = np.zeros((len(user), n_items), np.bool_)
+        items[device, events.item[own]] = True
         rounds.append(Devices(user, items))
     return rounds
 
@@ -191,15 +216,16 @@ def standard(popularity: Float32) -> Float32:
 
 def serve(view: View, popularity: Sequence[Float32]) -> Served:
     """The lists under the popularity of each week, and what they are worth."""
+    import torch  # whose top-k takes a third of numpy's time
+
     from edgerec_exporters.blend_fit import DISCOUNT, IDEAL
 
     best = np.empty((len(view.base), TOP), np.int64)
     for week in np.unique(view.week):
         rows = np.flatnonzero(view.week == week)
-        scores = view.base[rows] + np.float32(view.weight) * standard(popularity[week])
-        some = np.argpartition(-scores, TOP - 1, axis=1)[:, :TOP]
-        order = np.argsort(-np.take_along_axis(scores, some, 1), axis=1, kind="stable")
-        best[rows] = np.take_along_axis(some, order, 1)
+        scores = torch.from_numpy(view.base[rows])
+        scores += torch.from_numpy(np.float32(view.weight) * standard(popularity[week]))
+        best[rows] = torch.topk(scores, TOP, dim=1).indices.numpy()
     hit = np.take_along_axis(view.targets, best, 1)
     ndcg: Float64 = hit @ DISCOUNT / IDEAL[np.minimum(view.targets.sum(1), TOP)]
     return Served(ndcg, best)

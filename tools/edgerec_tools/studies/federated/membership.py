@@ -55,16 +55,16 @@ def by_likelihood(value: Float32, truth: Bools, popularity: Float64) -> Scores:
     def scores(seen: Float32) -> Float32:
         far, near = ((seen - np.float32(m)) / np.float32(s) for m, s in zip(means, spreads, strict=True))
         ratio = (near**2 - far**2) / 2
-        return np.clip(ratio, -60, 60) + prior.astype(np.float32)
+        return np.asarray(np.clip(ratio, -60, 60) + prior, np.float32)
 
     return scores
 
 
 def by_classifier(value: Float32, truth: Bools, popularity: Float64) -> Scores:
     """Logistic regression on the value, its size, the item's popularity, and both together."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+    from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
+    from sklearn.pipeline import make_pipeline  # type: ignore[import-untyped]
+    from sklearn.preprocessing import StandardScaler  # type: ignore[import-untyped]
 
     random = np.random.default_rng(0)
     rows = np.repeat(np.arange(len(value)), PER_USER)

@@ -163,21 +163,17 @@ def _tried(ground: Ground, join: Join, attack: Attack, target: int, share: float
     return found
 
 
-class Verdict(NamedTuple):
-    """`exposed`: the larger of both views' · `lost`: view → the interval of what is lost of NDCG@10."""
-
-    exposed: float
-    lost: Mapping[str, intervals.Interval]
-
-
-def verdict(ground: Ground, trial: Trial, base: Outcome) -> Verdict:
-    """A trial against the same baskets under `base`, paired by user. The trial has an outcome."""
-    assert trial.outcome is not None
-    ours = trial.outcome
-    exposed = max((ours.exposed[view][trial.target] for view in VIEWS), default=0.0) if trial.target else 0.0
-    pairs = {view: (ours.ndcg[view], base.ndcg[view]) for view in VIEWS}
-    lost = {v: intervals.bootstrap_difference(ground.views[v].user, *pair) for v, pair in pairs.items()}
-    return Verdict(exposed, lost)
+def verdict_line(ground: Ground, clean: Mapping[str, Outcome], found: Sequence[Trial]) -> str:
+    """The recommended aggregator's worst loss, with its interval, against the plain mean without an attack."""
+    own = [one for one in found if one.defence == RECOMMENDED and one.outcome is not None]
+    worst = min(own, key=lambda one: change(one.outcome, clean["mean"]) if one.outcome else 0.0)
+    assert worst.outcome is not None
+    cells = []
+    for view in VIEWS:
+        ours, base = worst.outcome.ndcg[view], clean["mean"].ndcg[view]
+        apart = intervals.bootstrap_difference(ground.views[view].user, ours, base)
+        cells.append(f"{view} {around(apart, float(base.mean()))}")
+    return f"{RECOMMENDED} under the worst attack ({worst.attack}): {', '.join(cells)} against the mean without attack."
 
 
 def clean_table(ground: Ground, clean: Mapping[str, Outcome]) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 
 from edgerec.deltas import Delta
 from edgerec.federation import shares
-from edgerec.federation.encoding import encode, parse
+from edgerec.federation.encoding import SEED_BYTES, encode, parse
 from edgerec.types import Float32, Float64
 from edgerec_tools.studies.federated.fleet import BLOCK, Chance, Wire, sent
 from edgerec_tools.studies.federated.harness import Bools, Devices
@@ -51,7 +51,7 @@ def share(devices: Devices, wire: Wire, seed: int) -> Seen:
     value = np.empty_like(rows)
     for place, row in enumerate(rows):
         payload = encode(Delta("0" * 32, 1, {BLOCK: row}), specs)
-        numbers, _ = shares.split(payload, random.bytes(shares.SEED_BYTES))
+        numbers, _ = shares.split(payload, random.bytes(SEED_BYTES))
         value[place] = shares.signed(shares.ring(parse(numbers)))
     return Seen(value, value[_others(len(value), seed)], devices.items, devices.user)
 
