@@ -21,7 +21,7 @@ import edgerec
 from edgerec.cli import main
 from edgerec.deltas import Delta, DeltaError, DeltaRefused, TransportError
 from edgerec.doctor import examine
-from edgerec.errors import ConfigError, PluginNotFound, RequestError, StoreBusy
+from edgerec.errors import ConfigError, PluginNotFound, RequestError, StoreBusy, StoreError
 from edgerec.federation import encoding, shares
 from edgerec.federation.metrics import read_metrics
 from edgerec.files import exclusive
@@ -625,6 +625,14 @@ def test_about_the_configured_share_is_in_the_control_group(device: Devices, tmp
 def test_two_syncs_at_once_are_one(device: Devices, gateway: Gateway, tmp_path: Path) -> None:
     rec = device()
     with exclusive(tmp_path / "state" / ".edgerec.sync.lock"), pytest.raises(StoreBusy, match="another sync"):
+        rec.sync()
+    assert gateway.calls == 0
+
+
+def test_a_folder_that_is_in_the_way_is_named(device: Devices, gateway: Gateway, tmp_path: Path) -> None:
+    rec = device()
+    (tmp_path / "state" / ".edgerec.sync.lock").mkdir()
+    with pytest.raises(StoreError, match="cannot be locked"):
         rec.sync()
     assert gateway.calls == 0
 

@@ -9,7 +9,7 @@ from typing import Any
 from edgerec.bundle.federated import MAX_PAYLOAD, RING_WIDTH, BlockSpec, payload_size
 from edgerec.config import Config
 from edgerec.deltas import Delta, DeltaError, SystemChance, filtered
-from edgerec.errors import ConfigError, EdgeRecError
+from edgerec.errors import ConfigError, EdgeRecError, StoreError
 from edgerec.federation.encoding import encode
 from edgerec.federation.rounding import rounded
 from edgerec.federation.shares import split
@@ -21,7 +21,8 @@ _PLUGIN = "plugin"
 
 
 class Outgoing:
-    """Filters and transports as the app configured them. Raises ConfigError, PluginNotFound or PluginError."""
+    """Filters and transports as the app configured them. Raises ConfigError, PluginNotFound, PluginError or
+    StoreError."""
 
     def __init__(self, config: Config, settings: FederationSettings, plugins: Plugins, data_dir: Path) -> None:
         self.settings = settings
@@ -77,5 +78,8 @@ def _implementation(name: str, sections: Mapping[str, Settings]) -> tuple[str, d
 
 
 def _made(folder: Path) -> Path:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"{folder} cannot be made: {error.strerror}", hint="is data_dir writable?") from None
     return folder

@@ -10,13 +10,13 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from edgerec.bundle.federated import METRICS, BlockSpec
 from edgerec.deltas import Delta, DeltaRefused
 from edgerec.device import CORE, GENERATION, Device, Snapshot
-from edgerec.errors import EdgeRecError, StoreBusy, StoreDamaged
+from edgerec.errors import EdgeRecError, StoreBusy, StoreDamaged, StoreError
 from edgerec.federation import metrics
 from edgerec.federation.blocks import blocks_of, consumed
 from edgerec.federation.outgoing import Outgoing
@@ -113,11 +113,15 @@ class Synchroniser:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        try:
-            with exclusive(self._device.data_dir / LOCK, wait_s=0):
-                yield
-        except TimeoutError:
-            raise StoreBusy("another sync is at work", hint="its report says what it came to") from None
+        path = self._device.data_dir / LOCK
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(exclusive(path, wait_s=0))
+            except TimeoutError:
+                raise StoreBusy("another sync is at work", hint="its report says what it came to") from None
+            except OSError as error:
+                raise StoreError(f"{path} cannot be locked: {error.strerror}", hint="is data_dir writable?") from None
+            yield
 
     def _deltas(self, outgoing: Outgoing, settings: FederationSettings) -> SyncReport:
         with self._device.database.read() as connection:
