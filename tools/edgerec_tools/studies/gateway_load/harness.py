@@ -59,7 +59,7 @@ class Load:
 class Outcome:
     """What came of it. `acknowledged`: numbers of deltas · `rounds`: ids, a list per round · `attacks`: name → status →
     times · `seconds`: until the last acknowledgement · `latencies`: of each delta, in seconds · `down`: seconds from
-    each kill until the next server listens.
+    each kill until the next server listens · `cpu_s`: processor time of all servers together.
     """
 
     acknowledged: list[int] = field(default_factory=list)
@@ -72,6 +72,7 @@ class Outcome:
     seconds: float = 0.0
     latencies: list[float] = field(default_factory=list)
     down: list[float] = field(default_factory=list)
+    cpu_s: float = 0.0
     store_bytes: int = 0
 
     @property
@@ -103,6 +104,7 @@ class Server:
         self._command = [sys.executable, "-m", "edgerec", "gateway", "run", "--bundle", str(load.bundle)]
         self._command += ["--store", str(self.place), "--port", str(self.port), "--config", str(config)]
         self._process: subprocess.Popen[str] | None = None
+        self.cpu_s = 0.0
 
     @property
     def url(self) -> str:
@@ -121,12 +123,17 @@ class Server:
         """SIGKILL: nothing is finished, nothing is flushed."""
         assert self._process is not None
         self._process.send_signal(signal.SIGKILL)
-        self._process.wait()
+        self._wait(self._process)
 
     def stop(self) -> None:
-        if self._process is not None and self._process.poll() is None:
+        if self._process is not None and self._process.returncode is None:
             self._process.terminate()
-            self._process.wait(30)
+            self._wait(self._process)
+
+    def _wait(self, process: subprocess.Popen[str]) -> None:
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        self.cpu_s += used.ru_utime + used.ru_stime
 
 
 def _drain(stream: IO[str]) -> None:
@@ -156,6 +163,7 @@ def run(load: Load) -> Outcome:
                     _kill_and_take(server, store, outcome, manifest.version)
         _take(store, outcome, manifest.version)
         _compare(store, outcome, manifest.version, specs)
+    outcome.cpu_s = server.cpu_s
     outcome.store_bytes = server.place.stat().st_size
     return outcome
 

@@ -69,7 +69,7 @@ def _blocks(n_items: int) -> list[dict[str, object]]:
 
 
 def _table(done: Outcome, payload_bytes: int) -> list[str]:
-    took = done.seconds - sum(done.down)
+    took, each = done.seconds - sum(done.down), 1000 * done.cpu_s / len(done.acknowledged)
     middle, most = np.percentile(done.latencies, [50, 99]) * 1000
     rows = {
         "bytes of a delta": f"{payload_bytes:,}",
@@ -84,6 +84,7 @@ def _table(done: Outcome, payload_bytes: int) -> list[str]:
         "hostile requests, all refused": f"{sum(sum(found.values()) for found in done.attacks.values()):,}",
         "time, without the kills": f"{took:.1f} s",
         "deltas a second": f"{len(done.acknowledged) / took:.0f}, each with its enrolment",
+        "processor time of the gateway": f"{each:.1f} ms for each, with its starts",
         "latency of a delta, median and 99 %": f"{middle:.0f} ms, {most:.0f} ms",
         "store": f"{done.store_bytes / 1e6:.0f} MB",
         "load average of the machine meanwhile": f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores",
