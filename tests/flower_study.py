@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from flower_rig import Rig, descendants, fill, rig
+from flower_rig import Rig, descendants, fill, key_pair, rig
 from gateways import SPECS, federated_bundle, id_of, row_of
 
 from edgerec.files import write_whole
@@ -32,7 +32,7 @@ from edgerec_exporters.federation.settings import load_settings
 
 PAGE = Path(__file__).parent.parent / "docs" / "results" / "flower.md"
 RULES = {"mean": "", "trimmed_mean": "[round.constants]\nshare = 0.2\n", "krum": "[round.constants]\nhostile = 4\n"}
-LEFT, RIGHT = range(60), range(55, 120)
+LEFT, RIGHT = range(65), range(60, 125)
 MOST = 20
 TIMEOUT_S = 25.0
 DEVICE = """
@@ -148,8 +148,6 @@ def compared(home: Path, run: str, rule: str) -> Iterator[Finding]:
 
 def stranger(one: Rig) -> int:
     """The exit code of a SuperNode whose key nobody registered; 0 where it was taken, or none came in time."""
-    from flower_rig import key_pair
-
     key_pair(one.home / "stranger")
     start(one, "stranger")
     process = one.running["stranger"]
@@ -251,7 +249,7 @@ def page(found: Measured) -> str:
         "| --- | ---: |",
         *[f"| {name} | {size:.1f} |" for name, size in found.device.items()],
         "",
-        "A device loads nothing of Flower, whether federation is on or off: `tests/test_flower.py` looks at its modules.\n",
+        "A device loads nothing of Flower, with federation or without: `tests/test_flower.py` looks at its modules.\n",
     ]
     return "\n".join(lines)
 

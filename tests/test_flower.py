@@ -484,6 +484,18 @@ def test_the_engines_server_step_is_flowers_but_for_its_correction_of_the_first_
 
 
 @needs_flower
+def test_masks_of_flowers_secure_aggregation_have_no_more_than_32_bits() -> None:
+    """Why docs/flower.md does not offer SecAgg+: once this fails, it is to be looked at again."""
+    from flwr.common.secure_aggregation.secaggplus_utils import pseudo_rand_gen
+
+    secret = os.urandom(32)
+    another = secret[28:] + secret[4:28] + secret[:4]
+    assert secret != another
+    one, other = (pseudo_rand_gen(seed, 1 << 32, [(50,)])[0] for seed in (secret, another))
+    assert np.array_equal(one, other)
+
+
+@needs_flower
 @pytest.mark.parametrize("app", ["client_app", "server_app"])
 def test_an_app_refuses_a_process_whose_telemetry_is_on(app: str) -> None:
     script = f"import flwr.supercore.telemetry\nimport edgerec_exporters.flower.{app}"
@@ -534,6 +546,22 @@ def test_a_round_over_tls_with_registered_supernodes_connects_nowhere_else(bundl
     traces = [line for path in tmp_path.glob("trace-*") for line in path.read_text().splitlines() if "AF_INET" in line]
     assert traces, "the trap must have caught the connections between them"
     assert not [line for line in traces if "127.0.0.1" not in line and "::1" not in line]
+
+
+@needs_flower
+@pytest.mark.slow
+def test_whole_deployments_survive_a_killed_gateway_and_give_what_the_engine_gives(tmp_path: Path) -> None:
+    """What `make study-flower` measures: three rounds for each of three rules, a SuperNode killed and back."""
+    from flower_study import measure, page
+
+    found = measure(tmp_path)
+    devices = {run: [one.devices for one in found.rounds if one.run == run] for run in ("mean", "killed")}
+    assert (devices["mean"], devices["killed"][:3]) == ([40, 40, 40], [40, 20, 20])
+    assert devices["killed"][3] >= 20, "the gateway that came back was not asked"
+    assert max(one.difference for one in found.rounds) <= 1e-6
+    assert found.stranger != 0, "a SuperNode that nobody registered was taken"
+    assert found.device["device with federation"] < found.device["device"] + 10
+    assert "| krum |" in page(found)
 
 
 def served(place: Path, policy: Policy, payloads: dict[int, bytes], folder: Path) -> None:
