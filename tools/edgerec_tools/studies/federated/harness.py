@@ -132,11 +132,11 @@ def _later(baskets: Baskets) -> Events:
     return Events(baskets.user[own], baskets.item[events], (baskets.when[own] - CUTOFF) / DAY)
 
 
-def rounds_of(events: Events, n_items: int, every: float) -> list[Devices]:
-    """The devices of every whole round of the period."""
+def rounds_of(events: Events, n_items: int, every: float, days: float = (UNTIL - CUTOFF) / DAY) -> list[Devices]:
+    """The devices of every whole round of the period, which lasts so many days."""
     number = events.day // every
     rounds = []
-    for one in range(int((UNTIL - CUTOFF) / DAY // every)):
+    for one in range(int(days // every)):
         own = np.flatnonzero(number == one)
         user, device = np.unique(events.user[own], return_inverse=True)
         items = np.zeros((len(user), n_items), np.bool_)

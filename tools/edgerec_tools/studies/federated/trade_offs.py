@@ -129,13 +129,13 @@ def dropout_report(fleet: Field, seeds: int, plot: Path | None, tell: Tell) -> s
     server = Server(RoundSettings(aggregator="bounded_mean"), growth=Growth())
     views, found = _views(fleet), {}
     for done, (name, way) in enumerate(ways.items(), 1):
-        popularity = [learn(fleet, _absent(fleet, seed, *way).__getitem__, server, seed=seed) for seed in range(seeds)]
+        popularity = [learn(fleet, absent(fleet, seed, *way).__getitem__, server, seed=seed) for seed in range(seeds)]
         found[name] = _served(views, popularity)
         tell(done, len(ways))
     return _compared(views, found, "deltas")
 
 
-def _absent(fleet: Field, seed: int, never: float, late: float) -> list[Round]:
+def absent(fleet: Field, seed: int, never: float, late: float) -> list[Round]:
     """What comes in: every delta at most once, in its round or in the next."""
     random = np.random.default_rng([seed, 4])
     waiting = np.zeros((0, fleet.n_items), np.float32)
