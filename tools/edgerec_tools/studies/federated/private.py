@@ -30,7 +30,8 @@ WEIGHTS = (0.5, 0.7, 0.85, 1.0)
 class Budget(NamedTuple):
     """(ε, 1e-5) for every user over the whole period, in at most `most_rounds` rounds; ε = ∞: no noise.
 
-    `fleet`: how many times larger the fleet is thought to be, every device with so many others like it.
+    `fleet`: how many times larger the fleet is thought to be, every device with so many others like it · `local`: each
+    device adds the noise itself · `times`: the noise multiplier, in place of that which ε asks for.
     """
 
     epsilon: float = 8.0
@@ -38,9 +39,12 @@ class Budget(NamedTuple):
     bound: float = 2.0
     fleet: float = 1.0
     local: bool = False
+    times: float | None = None
 
     @property
     def multiplier(self) -> float:
+        if self.times is not None:
+            return self.times
         return 0.0 if np.isinf(self.epsilon) else noise_multiplier_for(self.epsilon, DELTA, self.most_rounds)
 
 

@@ -15,7 +15,8 @@ from edgerec_tools.studies.federated.tables import number, table
 
 Tell = Callable[[int, int], None]
 """Is told how many of how many steps are done."""
-SHARES = (0.01, 0.10, 0.20)
+SHARES = (0.01, 0.10, 0.28)
+"""The last: 5 % of the users of the whole period, if hostile ones send every week and honest ones when they bought."""
 FEW = (poisoning.UNDEFENDED, poisoning.SPLIT, "mean", "bounded_mean", poisoning.RECOMMENDED)
 """Aggregators that are tried with every share of hostile devices; the others with 5 %."""
 MOST_DELTAS = 1200

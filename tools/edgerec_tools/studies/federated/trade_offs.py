@@ -58,6 +58,7 @@ def privacy_report(fleet: Field, seeds: int, plot: Path | None, tell: Tell) -> s
     sizes = [(FILTER, Budget(fleet=size)) for size in FLEETS[1:]]
     caps = [(FILTER, Budget(8.0, most, bound)) for most in (1, 2, 3, 5, 13) for bound in (2.0, 4.0)]
     local = [(FILTER, Budget(epsilon, local=True)) for epsilon in (8.0, 16.0)]
+    local += [(FILTER, Budget(NONE, 99, 4.0, local=True, times=times)) for times in (0.1, 0.25, 0.5, 1.0)]
     whole = [*curve, *sizes, *caps, *local]
     kept = {}
     for done, (name, budget) in enumerate(whole, 1):
@@ -77,6 +78,7 @@ def _kept_table(found: Iterable[tuple[tuple[str, Budget], Mapping[str, Interval]
         [
             name,
             "∞" if budget.epsilon == NONE else f"{budget.epsilon:g}",
+            f"{budget.multiplier:.2f}",
             f"{budget.most_rounds}",
             f"{budget.bound:g}",
             f"{budget.fleet:g}",
@@ -84,7 +86,7 @@ def _kept_table(found: Iterable[tuple[tuple[str, Budget], Mapping[str, Interval]
         ]
         for (name, budget), kept in found
     ]
-    return table(("read by", "ε", "rounds", "bound", "fleet ×", "kept, novel", "kept, all"), lines)
+    return table(("read by", "ε", "multiplier", "rounds", "bound", "fleet ×", "kept, novel", "kept, all"), lines)
 
 
 def _share(found: Interval) -> str:
