@@ -142,7 +142,7 @@ def _object(text: object) -> Mapping[str, Any]:
 def _waiting(id_: object, version: object, size: object, key: object) -> Waiting:
     if key is not None and not (isinstance(key, str) and 0 < len(key) <= _SENDER):
         raise ValueError("an impossible sender")
-    return Waiting(*_ids([id_]), _number(version), _number(size), key)
+    return Waiting(_ids([id_])[0], _number(version), _number(size), key)
 
 
 def _ids(ids: object) -> tuple[str, ...]:
