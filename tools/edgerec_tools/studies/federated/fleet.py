@@ -120,8 +120,9 @@ def learn(
     counts = fleet.counts(half_life)
     found = [popularity_of(counts)]
     for number in range(len(fleet.rounds)):
-        before = counts * 0.5 ** (fleet.every / half_life)
-        counts = np.maximum(before + join(came(number), before, seed * 1000 + number), 0)
+        now, counts = came(number), counts * 0.5 ** (fleet.every / half_life)
+        if len(now.rows):  # the shop is closed on some days
+            counts = np.maximum(counts + join(now, counts, seed * 1000 + number), 0)
         found.append(popularity_of(counts))
     return found
 
