@@ -167,7 +167,9 @@ def watched(one: Rig, most: dict[str, float]) -> Iterator[None]:
             for name, root in list(one.running.items()):
                 family = {pid: size for pid in (root.pid, *descendants(root.pid)) if (size := pss_mib(pid))}
                 for pid, size in family.items():
-                    kind = f"{'SuperNode' if name != 'superlink' else 'SuperLink'}: {program_of(pid)}"
+                    if not (program := program_of(pid)):
+                        continue  # a process that is about to become one of Flower's
+                    kind = f"{'SuperNode' if name != 'superlink' else 'SuperLink'}: {program}"
                     most[kind] = max(most.get(kind, 0.0), size)
                 total = f"{'SuperNode' if name != 'superlink' else 'SuperLink'}: all together"
                 most[total] = max(most.get(total, 0.0), sum(family.values()))
@@ -194,8 +196,8 @@ def program_of(pid: int) -> str:
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
-        return "?"
-    return next((Path(word.decode()).name for word in words if Path(word.decode()).name.startswith("fl")), "?")
+        return ""
+    return next((Path(word.decode()).name for word in words if Path(word.decode()).name.startswith("fl")), "")
 
 
 def devices(home: Path) -> Mapping[str, dict[str, object]]:
