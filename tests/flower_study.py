@@ -23,7 +23,6 @@ import numpy as np
 from flower_rig import Rig, descendants, fill, key_pair, rig
 from gateways import SPECS, federated_bundle, id_of, row_of
 
-from edgerec.files import write_whole
 from edgerec_exporters.federation import results
 from edgerec_exporters.federation.engine import aggregate
 from edgerec_exporters.federation.journal import Journal
@@ -259,5 +258,5 @@ def page(found: Measured) -> str:
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         measured = measure(Path(folder))
-    write_whole(PAGE, page(measured).encode())
+    PAGE.write_text(page(measured), "utf-8")
     print(page(measured))
