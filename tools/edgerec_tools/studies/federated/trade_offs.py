@@ -65,11 +65,11 @@ def privacy_report(fleet: Field, seeds: int, plot: Path | None, tell: Tell) -> s
         rounds = [noisy_rounds(fleet, budget, seed) for seed in range(seeds)]
         kept[name, budget] = gains.kept([READERS[name](fleet, one) for one in rounds])
         tell(done, len(whole))
-    if plot:
-        _plot_privacy(plot, kept)
     parts = [f"Gain without noise: {', '.join(f'{view} {number(gains.gain(view))}' for view in VIEWS)}."]
     for title, chosen in (("ε", curve), ("fleet", sizes), ("caps and bounds", caps), ("local noise", local)):
         parts += [f"By {title}:", _kept_table((key, kept[key]) for key in chosen)]
+    if plot:
+        _plot_privacy(plot, kept)
     return "\n\n".join(parts)
 
 
@@ -94,7 +94,12 @@ def _share(found: Interval) -> str:
 
 
 def _plot_privacy(path: Path, kept: Mapping[tuple[str, Budget], Mapping[str, Interval]]) -> None:
-    titles = ("gain kept over ε: all", "gain kept over ε: novel", "ε = 8, larger fleets")
+    titles = (
+        "all: share of the gain kept",
+        "novel: share of the gain kept",
+        "all, larger fleets",
+        "novel, larger fleets",
+    )
     finite = [epsilon for epsilon in EPSILONS if epsilon != NONE]
     with panels(path, titles) as axes:
         for panel, view in zip(axes, reversed(VIEWS), strict=False):
@@ -102,11 +107,11 @@ def _plot_privacy(path: Path, kept: Mapping[tuple[str, Budget], Mapping[str, Int
                 _line(panel, finite, [kept[name, Budget(one)][view] for one in finite], colour, name)
             panel.set_xlabel("ε per user and quarter, δ = 1e-5")
             panel.legend()
-        for colour, view in zip(COLOURS[2:], VIEWS, strict=False):
+        for panel, view in zip(axes[2:], reversed(VIEWS), strict=True):
             found = [kept[FILTER, Budget(fleet=size)][view] for size in FLEETS]
-            _line(axes[2], [265 * size for size in FLEETS], found, colour, view)
-        axes[2].set_xlabel("devices a week")
-        axes[2].legend()
+            _line(panel, [265 * size for size in FLEETS], found, COLOURS[1], f"{FILTER}, ε = 8")
+            panel.set_xlabel("devices a week")
+            panel.legend()
 
 
 def _line(panel: object, x: Sequence[float], found: Sequence[Interval], colour: str, name: str) -> None:
