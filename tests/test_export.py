@@ -97,6 +97,7 @@ class Made:
     guard: dict[str, Any] = field(default_factory=dict)
     updater: str = "sgd"
     updaters: dict[str, Any] = field(default_factory=dict)
+    federated: dict[str, Any] = field(default_factory=dict)
     n_negatives: int = 8
     n_replayed: int = 4
     learn_history: bool = False

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import sqrt
@@ -264,14 +265,15 @@ def _make(desk: Desk, bundle: Bundle, federated: Federated, one: Round, result: 
 def counts_at(state: Path, bundle: Bundle) -> Counts:
     """The counts behind a bundle's popularity: those that its round left, else read from the popularity itself."""
     kept = popularity.load(state / f"counts-{bundle.manifest.version}.npz", bundle.manifest.n_items)
-    return kept or counts_of(bundle.model.popularity, _created(bundle))
+    return kept or counts_of(bundle.model.popularity, _counted_until(bundle))
 
 
-def _created(bundle: Bundle) -> float:
-    try:
-        return datetime.fromisoformat(bundle.manifest.created).timestamp()
-    except ValueError:
-        return 0.0
+def _counted_until(bundle: Bundle) -> float:
+    """As of when the bundle's own popularity is: where its training data ended, else when it was made."""
+    for said in (bundle.manifest.metrics.get("trained_before"), bundle.manifest.created):
+        with suppress(TypeError, ValueError):
+            return datetime.fromisoformat(said).timestamp()  # type: ignore[arg-type]
+    return 0.0
 
 
 def _field(bundle: Bundle, blocks: Sequence[BlockSpec], result: Aggregate) -> dict[str, Any]:
