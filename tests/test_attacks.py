@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 import pytest
 from federated_field import N_ITEMS, field_of
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -149,6 +149,7 @@ counts = hnp.arrays(np.float64, 20, elements=st.floats(0, 1e6))
 anything = hnp.arrays(np.float64, 20, elements=st.floats(-1e9, 1e9))
 
 
+@example(np.full(20, 1e9), np.r_[5e-324, np.zeros(19)], 1000, 1.0)
 @given(anything, counts, st.integers(1, 1000), st.sampled_from([0.0, 0.5, 1.0]))
 def test_growth_stays_within_its_limits(sums: Float64, before: Float64, devices: int, least: float) -> None:
     growth = Growth(floor=0.02, most=1.0, least=least)

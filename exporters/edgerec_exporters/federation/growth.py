@@ -37,7 +37,8 @@ class Growth:
         """
         possible = np.clip(sums, 0, devices)
         known = float(before.sum())
-        scale = np.clip(possible.sum() / known, 1 / MOST_CHANGE, MOST_CHANGE) if known > 0 else 0.0
+        seen = np.clip(possible.sum(), known / MOST_CHANGE, known * MOST_CHANGE)  # first: a quotient might overflow
+        scale = seen / known if known > 0 else 0.0
         expected = before * scale
         top = np.maximum(self.floor * devices, self.most * expected)
         limited: Float64 = np.clip(possible, np.minimum(self.least * expected, top), top)
