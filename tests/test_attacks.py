@@ -163,7 +163,9 @@ def test_growth_lets_pass_what_is_as_expected() -> None:
     before = np.array([40.0, 10.0, 0.0])
     assert np.allclose(Growth().within(before, before, 100), before)
     assert np.allclose(Growth().within(np.array([40.0, 10.0, 2.0]), before, 100), [40, 10, 2], rtol=0.05)
-    assert Growth().within(np.array([40.0, 90.0, 90.0]), before, 100)[2] == 2
+    assert Growth().within(np.array([40.0, 90.0, 90.0]), before, 100).tolist() == [40, 10, 2]
+    assert Growth().within(np.array([0.0, 0.0, 1e9]), before, 100)[2] == 2
+    assert Growth(least=0.5).within(np.array([-1e9, 10.0, 0.0]), before, 100)[0] == 10, "at least half of half"
 
 
 @pytest.mark.parametrize("wrong", [{"floor": -0.1}, {"floor": 2.0}, {"least": 2.0}, {"most": float("inf")}])

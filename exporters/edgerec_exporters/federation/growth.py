@@ -13,6 +13,8 @@ from edgerec.errors import ConfigError
 from edgerec.types import Float64
 
 MOST_CHANGE = 2.0
+LEAST = 1e-6
+"""Counts below this say nothing of how many there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +38,22 @@ class Growth:
         keeps its share of them, in a round of at most twice, and at least half, as many counts.
         """
         possible = np.clip(sums, 0, devices)
-        known = float(before.sum())
-        seen = np.clip(possible.sum(), known / MOST_CHANGE, known * MOST_CHANGE)  # first: a quotient might overflow
-        scale = seen / known if known > 0 else 0.0
-        expected = before * scale
+        expected = before * _scale(possible, before)
         top = np.maximum(self.floor * devices, self.most * expected)
         limited: Float64 = np.clip(possible, np.minimum(self.least * expected, top), top)
         return limited
+
+
+def _scale(sums: Float64, before: Float64) -> float:
+    """How much larger a round is than the counts before it: the median of the items' ratios, weighted by `before`.
+
+    No few items can move it, as they can a ratio of totals, however large a sum that nobody could check.
+    """
+    known = np.flatnonzero(before > LEAST)
+    if not len(known):
+        return 0.0
+    ratios = sums[known] / before[known]
+    order = np.argsort(ratios, kind="stable")
+    weight = np.cumsum(before[known][order])
+    middle = ratios[order][np.searchsorted(weight, weight[-1] / 2)]
+    return float(np.clip(middle, 1 / MOST_CHANGE, MOST_CHANGE))
