@@ -62,6 +62,10 @@ class Federated:
     weights: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     sources: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
+    def of(self, kind: str) -> BlockSpec | None:
+        """The first block of a kind."""
+        return next((spec for spec in self.blocks if spec.kind == kind), None)
+
 
 def read_federated(section: Mapping[str, Any], n_items: int, scenarios: Collection[str]) -> Federated:
     """The section as typed values. Raises BundleInvalid, naming the place that is wrong.

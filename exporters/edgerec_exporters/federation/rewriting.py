@@ -14,11 +14,13 @@ import numpy as np
 
 from edgerec.bundle import Manifest, load_bundle
 from edgerec.bundle.manifest import Scenario, parse
+from edgerec.bundle.opened import IDS, INDPTR, WEIGHTS
 from edgerec.errors import BundleError, ExportError
 from edgerec.files import scratch
 from edgerec.records import changed
 from edgerec.types import Float32
 from edgerec_exporters.bundle_files import Stories, npy, pack, tell, write_files
+from edgerec_exporters.federation.pairs import Csr
 from edgerec_exporters.golden import to_json
 
 POPULARITY = "items/popularity.npy"
@@ -39,6 +41,7 @@ def rewritten(
     out_folder: Path,
     *,
     sources: Constants | None = None,
+    neighbours: Csr | None = None,
     created: str | None = None,
 ) -> Path:
     """Writes the bundle in a folder to another, new one; quickly, for a simulation. None keeps the popularity.
@@ -51,10 +54,9 @@ def rewritten(
     made = {} if popularity is None else {POPULARITY: npy(np.ascontiguousarray(popularity, "<f4"))}
     if made and RETRIEVE in manifest.files:
         made[RETRIEVE] = _scan(bundle_folder, manifest, made[POPULARITY])
+    made |= _neighbours(manifest, neighbours)
     golden = json.loads((bundle_folder / GOLDEN).read_bytes())
-    made[GOLDEN] = to_json(
-        golden["encoder"], golden["stories"] if popularity is None and not weights and not sources else []
-    )
+    made[GOLDEN] = to_json(golden["encoder"], golden["stories"] if not (made or weights or sources) else [])
     for name in manifest.files.keys() - made.keys():
         (out_folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(bundle_folder / name, out_folder / name)
@@ -77,6 +79,7 @@ def candidate(
     out: Path,
     *,
     sources: Constants | None = None,
+    neighbours: Csr | None = None,
     stories: Stories | None = None,
     created: str | None = None,
 ) -> Path:
@@ -89,7 +92,9 @@ def candidate(
     created = created or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     with scratch(out.absolute().parent) as work:
         with load_bundle(bundle, work / "old") as old:
-            folder = rewritten(old.path, popularity, weights, version, work / "new", sources=sources, created=created)
+            new = work / "new"
+            changes = {"sources": sources, "neighbours": neighbours, "created": created}
+            folder = rewritten(old.path, popularity, weights, version, new, **changes)  # type: ignore[arg-type]
         try:
             tell(folder, stories, work / "told")
             packed = pack(folder, work / out.name)
@@ -107,6 +112,16 @@ def _check(manifest: Manifest, popularity: Float32 | None, weights: Weights) -> 
         raise ExportError(f"a popularity of {popularity.shape}, finite numbers for {manifest.n_items} items are needed")
     if unknown := sorted(set(weights) - set(manifest.scenarios)):
         raise ExportError(f"the bundle has no scenario {unknown[0]!r}")
+
+
+def _neighbours(manifest: Manifest, neighbours: Csr | None) -> dict[str, bytes]:
+    """The files of other item-to-item weights. Raises ExportError where the bundle has none."""
+    if neighbours is None:
+        return {}
+    if INDPTR not in manifest.files:
+        raise ExportError("the bundle has no item-to-item weights")
+    typed = zip((INDPTR, IDS, WEIGHTS), ("<i4", "<i4", "<f4"), neighbours, strict=True)
+    return {name: npy(np.ascontiguousarray(array, dtype)) for name, dtype, array in typed}
 
 
 def _scan(folder: Path, manifest: Manifest, popularity: bytes) -> bytes:

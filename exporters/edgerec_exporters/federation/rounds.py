@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from edgerec.bundle import Bundle, load_bundle
-from edgerec.bundle.federated import ITEM_COUNTS, METRICS, BlockSpec, Federated
+from edgerec.bundle.federated import ITEM_COUNTS, PAIR_SKETCH, BlockSpec, Federated
 from edgerec.deltas import DeltaError
 from edgerec.errors import ConfigError
 from edgerec.federation.metrics import read_metrics
 from edgerec.files import exclusive
 from edgerec.plugins import Plugins
 from edgerec_exporters.bundle_files import Stories
-from edgerec_exporters.federation import popularity, results
+from edgerec_exporters.federation import pairs, popularity, results
 from edgerec_exporters.federation.accountant import with_multiplier
 from edgerec_exporters.federation.engine import Aggregate, Noise, aggregate, aggregate_sum, joined
 from edgerec_exporters.federation.journal import (
@@ -245,21 +245,41 @@ def _server(state: Path, journal: Journal, one: Round) -> ServerState | None:
 
 def _make(desk: Desk, bundle: Bundle, federated: Federated, one: Round, result: Aggregate, out: Path) -> None:
     """Writes the candidate and the counts that are its own: the same however often it is done."""
-    block = next((block for block in federated.blocks if block.kind == ITEM_COUNTS), None)
-    new = None
-    if block is not None:
-        new = after_round(desk.settings, block, counts_at(desk.state, bundle), result, one.at)
-        popularity.save(desk.state / f"counts-{one.candidate}.npz", new)
+    counts = _popularity(desk, bundle, federated.of(ITEM_COUNTS), one, result)
     candidate(
         desk.bundle,
-        None if new is None else new.popularity(),
+        None if counts is None else counts.popularity(),
         federated.weights,
         one.candidate,
         out,
         sources=federated.sources,
+        neighbours=_neighbours(desk, bundle, federated, one, result),
         stories=desk.stories,
         created=datetime.fromtimestamp(one.at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     )
+
+
+def _popularity(desk: Desk, bundle: Bundle, block: BlockSpec | None, one: Round, result: Aggregate) -> Counts | None:
+    """The candidate's counts, kept beside it; None where the bundle declares none."""
+    if block is None:
+        return None
+    new = after_round(desk.settings, block, counts_at(desk.state, bundle), result, one.at)
+    popularity.save(desk.state / f"counts-{one.candidate}.npz", new)
+    return new
+
+
+def _neighbours(desk: Desk, bundle: Bundle, federated: Federated, one: Round, result: Aggregate) -> pairs.Csr | None:
+    """The candidate's item-to-item weights; None where they stay. Under a privacy budget they do: noise that hides one
+    device drowns the pairs of all."""
+    spec, counted = federated.of(PAIR_SKETCH), federated.of(ITEM_COUNTS)
+    if spec is None or counted is None or desk.settings.privacy.kind != "none":
+        return None
+    version, n_items, own = bundle.manifest.version, bundle.manifest.n_items, bundle.neighbours
+    known = pairs.load(desk.state / f"pairs-{version}.npz", spec, n_items)
+    base = known or pairs.begun(spec, n_items, _counted_until(bundle), (own.indptr, own.ids, own.weights))
+    new = base.after(result.sums(spec.name), result.sums(counted.name), one.at)
+    pairs.save(desk.state / f"pairs-{one.candidate}.npz", new)
+    return new.neighbours(spec)
 
 
 def counts_at(state: Path, bundle: Bundle) -> Counts:
