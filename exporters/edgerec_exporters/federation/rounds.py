@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from edgerec.bundle import Bundle, load_bundle
-from edgerec.bundle.federated import ITEM_COUNTS, PAIR_SKETCH, BlockSpec, Federated
+from edgerec.bundle.federated import ITEM_COUNTS, METRICS, PAIR_SKETCH, BlockSpec, Federated
 from edgerec.deltas import DeltaError
 from edgerec.errors import ConfigError
 from edgerec.federation.metrics import read_metrics
