@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from edgerec_tools import intervals
 from edgerec_tools.arms import REFERENCES
 from edgerec_tools.central import VIEWS, ViewMetrics
+from edgerec_tools.federation.summary import closed, summary
 from edgerec_tools.periods import iso
 from edgerec_tools.simulate import ArmResult, Simulation
 
@@ -32,6 +33,11 @@ def document(simulation: Simulation) -> dict[str, Any]:
     `events` and `events_per_second` count what was revealed to the devices of all arms together.
     """
     cutoff, until = simulation.period
+    arms = [_arm(arm, simulation) for arm in simulation.arms]
+    told: dict[str, Any] = {}
+    if any(arm.rounds for arm in simulation.arms):
+        told["rounds"] = {arm.name: summary(arm.rounds) for arm in simulation.arms if arm.rounds}
+        told["gap_closed"] = closed(arms)
     return {
         "data": simulation.data,
         "bundle": dict(simulation.bundle),
@@ -43,7 +49,8 @@ def document(simulation: Simulation) -> dict[str, Any]:
         "events": simulation.events,
         "seconds": round(simulation.seconds, 3),
         "events_per_second": round(simulation.events / simulation.seconds, 1),
-        "arms": [_arm(arm, simulation) for arm in simulation.arms],
+        "arms": arms,
+        **told,
     }
 
 
@@ -140,6 +147,23 @@ def table(result: dict[str, Any]) -> Table:
         for arm in result["arms"]:
             out.add_row(f"  {arm['name']}", *_cells(arm, view, columns))
     return out
+
+
+def rounds_told(result: dict[str, Any]) -> list[str]:
+    """Lines about the rounds of a document, and the gap that they closed; none without rounds."""
+    lines = []
+    for name, told in result.get("rounds", {}).items():
+        devices = told["devices"] or [0]
+        up = f"{told['bytes_up']['per_delta'] / 1024:.1f} KB up per device and round"
+        spent = f", ε = {told['privacy']['epsilon']:.2f} spent" if told["privacy"].get("kind", "none") != "none" else ""
+        lines.append(f"{name}: {told['rounds']} rounds of {min(devices)} to {max(devices)} devices, {up}{spent}")
+        lines += [f"  no round: {reason}" for reason in dict.fromkeys(told["failed"])]
+    gap = result.get("gap_closed", {})
+    for view in VIEWS:
+        shares = [f"{name} {share:.0%}" for name, share in gap.get(view, {}).items() if name in result["rounds"]]
+        if shares:
+            lines.append(f"gap from frozen to {gap['central']} closed, {view}: {', '.join(shares)}")
+    return lines
 
 
 def _cells(arm: dict[str, Any], view: str, columns: Iterable[str]) -> Iterator[str]:

@@ -11,7 +11,7 @@ from typing import Any
 from edgerec import __version__
 from edgerec_tools import charts
 from edgerec_tools.central import VIEWS
-from edgerec_tools.comparison import MIN_BASKETS, compared, figure
+from edgerec_tools.comparison import MIN_BASKETS, compared, figure, rounds_told
 from edgerec_tools.files import write_whole
 from edgerec_tools.simulate import Simulation
 
@@ -69,6 +69,7 @@ def html(simulation: Simulation, result: dict[str, Any]) -> str:
             "Every week's scored baskets, each predicted before it was revealed.",
             charts.over_time(simulation),
         ),
+        _rounds(result),
         _section("User by user", _STRIPS, per_user) if per_user else "",
         _section("Settings and provenance", "", _provenance(simulation, result)),
         f"<footer><p>Data: {ATTRIBUTIONS.get(result['data'], escape(result['data']))}</p></footer>",
@@ -87,6 +88,10 @@ _HEADLINE = (
     "Differences are paired, basket by basket. “Worse” is the share of users with at least "
     f"{MIN_BASKETS} baskets whose mean difference lies more than one standard error below zero (chance alone gives "
     "about 16\u00a0%); “decile” is the mean difference of the tenth of them that fares worst."
+)
+_ROUNDS = (
+    "Devices of the federated arms sent deltas, and from each round on ran the bundle that it made. The gap is that in "
+    "NDCG@10 between the model and profiles frozen at the cut-off and a central model retrained on all raw data."
 )
 _STRIPS = (
     f"A dot is one user with at least {MIN_BASKETS} scored baskets; bar: middle half; line: 10th to 90th percentile; "
@@ -114,6 +119,11 @@ def _facts(result: dict[str, Any]) -> str:
             facts.append((figure(gain["ndcg@10"], "+"), text))
     cards = (f'<div class="fact"><b>{value}</b>{escape(label)}</div>' for value, label in facts)
     return f'<div class="facts">{"".join(cards)}</div>'
+
+
+def _rounds(result: dict[str, Any]) -> str:
+    lines = rounds_told(result)
+    return _section("Rounds", _ROUNDS, "".join(f"<p>{escape(line)}</p>" for line in lines)) if lines else ""
 
 
 def _section(title: str, text: str, body: str) -> str:

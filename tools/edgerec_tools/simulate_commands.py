@@ -29,6 +29,20 @@ if TYPE_CHECKING:
 @click.option(
     "--until", metavar="TIME", help="Where the replay ends (this moment excluded).  [default: end of the data]"
 )
+@click.option(
+    "--federate",
+    metavar="EVERY",
+    help="Adds the federated arm, with rounds daily, weekly, fortnightly, or every so many days.",
+)
+@click.option("--epsilon", type=float, help="Adds the arm federated+dp, with that budget per device for the replay.")
+@click.option("--available", default=1.0, show_default=True, help="Share of the devices that sync in a round.")
+@click.option("--dropout", default=0.0, show_default=True, help="Share of the deltas that get lost.")
+@click.option("--stragglers", default=0.0, show_default=True, help="Share of the deltas that come a round late.")
+@click.option("--hostile", default=0.0, show_default=True, help="Share of a round's devices that are hostile.")
+@click.option("--attack", default="promotion", show_default=True, help="What hostile devices do.")
+@click.option(
+    "--round-config", type=click.Path(path_type=Path, dir_okay=False), help="The server's settings, [round] in TOML."
+)
 @click.option("--seed", default=0, show_default=True, help="For the sample and the bootstrap.")
 @click.option("--report", type=click.Path(path_type=Path), help="Writes an HTML page with plots.")
 @click.option("--record-run", type=click.Path(path_type=Path), help="Appends a run on a test period to this CSV file.")
@@ -42,6 +56,14 @@ def simulate(
     workers: int | None,
     cutoff: str | None,
     until: str | None,
+    federate: str | None,
+    epsilon: float | None,
+    available: float,
+    dropout: float,
+    stragglers: float,
+    hostile: float,
+    attack: str,
+    round_config: Path | None,
     seed: int,
     report: Path | None,
     record_run: Path | None,
@@ -51,6 +73,7 @@ def simulate(
 
     Every user is a device with its own recommender and store. Before each basket is revealed the device
     recommends, in the view `novel` (items never bought) and in the view `all`; then it records the basket.
+    With --federate devices also send deltas, and the bundles that rounds make of them come back.
     """
     from edgerec_tools import simulate as room
     from edgerec_tools.arms import DEFAULT
@@ -64,6 +87,14 @@ def simulate(
             raise RequestError(
                 f"there is no folder {file.absolute().parent}", hint=f"{file.name} was to be written there"
             )
+    rounds = None
+    names = [name.strip() for name in arms.split(",")] if arms else [*DEFAULT]
+    if federate is not None or epsilon is not None:
+        from edgerec_tools.federation.options import asked
+
+        shares = {"available": available, "dropout": dropout, "stragglers": stragglers, "hostile": hostile}
+        rounds, more = asked(federate or "weekly", epsilon, round_config, attack=attack, **shares)
+        names += [name for name in more if name not in names]
     dataset = load(data_name)
     begins = time_of(cutoff, "--cutoff") if cutoff else default_cutoff(dataset, bundle)
     period = Period(begins, time_of(until, "--until") if until else None)
@@ -72,7 +103,8 @@ def simulate(
             dataset,
             bundle,
             period,
-            arms=[name.strip() for name in arms.split(",")] if arms else DEFAULT,
+            arms=names,
+            federate=rounds,
             updater=updater,
             devices=devices,
             workers=workers,
@@ -99,9 +131,11 @@ def show(result: dict[str, Any], as_json: bool) -> None:
     if as_json:
         click.echo(json_text(result))
         return
-    from edgerec_tools.comparison import table
+    from edgerec_tools.comparison import rounds_told, table
 
     wide_console().print(table(result))
+    for line in rounds_told(result):
+        click.echo(line)
 
 
 def time_of(text: str, option: str) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgerec.errors import RequestError
@@ -50,6 +51,25 @@ def every_days(text: str) -> float:
         return float(text)
     except ValueError:
         raise RequestError(f"--federate {text!r}", hint=f"{', '.join(EVERY)}, or a number of days") from None
+
+
+def asked(
+    every: str, epsilon: float | None, round_config: Path | None, *, attack: str, **shares: float
+) -> tuple[Federate, list[str]]:
+    """What a command line asks for, and the arms that this adds. Raises RequestError, ConfigError."""
+    settings = None
+    if round_config is not None:
+        from edgerec_exporters.federation.settings import load_settings
+
+        settings = load_settings(round_config)
+    if shares["hostile"]:
+        from edgerec_tools.studies.federated.attacks import TARGETED, UNTARGETED
+
+        if attack not in (known := [*TARGETED, *UNTARGETED]):
+            raise RequestError(f"--attack {attack!r}", hint=f"one of {', '.join(known)}")
+    budget = {} if epsilon is None else {"epsilon": epsilon}
+    options = Federate(every_days(every), attack=attack, settings=settings, dp=budget, **shares)
+    return options, ["federated", *(["federated+dp"] if epsilon is not None else [])]
 
 
 def round_settings(options: Federate, *, private: bool) -> RoundSettings:
