@@ -75,9 +75,11 @@ def asked(
 def round_settings(options: Federate, *, private: bool) -> RoundSettings:
     """The server's settings of an arm: without privacy, or with a budget for the whole replay."""
     from edgerec_exporters.federation.accountant import with_multiplier
+    from edgerec_exporters.federation.growth import Growth
     from edgerec_exporters.federation.settings import PrivacySettings, RoundSettings
 
-    settings = options.settings or RoundSettings(aggregator="bounded_mean", least_cohort=10)
+    # what held against hostile devices: docs/results/attacks.md
+    settings = options.settings or RoundSettings(aggregator="bounded_mean", least_cohort=10, growth=Growth())
     if not private:
         return replace(settings, privacy=PrivacySettings())
     privacy = PrivacySettings(**{"kind": "central", "epsilon": DP_EPSILON, "delta": DP_DELTA, **options.dp})
