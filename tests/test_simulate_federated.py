@@ -17,6 +17,7 @@ from edgerec.errors import RequestError
 from edgerec_exporters.federation.settings import RoundSettings
 from edgerec_tools.comparison import document, rounds_told
 from edgerec_tools.datasets import Dataset, write
+from edgerec_tools.federation import gate
 from edgerec_tools.federation.options import Federate, asked, every_days
 from edgerec_tools.federation.summary import closed
 from edgerec_tools.simulate import ArmResult, Period, Simulation, simulate
@@ -160,6 +161,38 @@ def test_impossible_wishes_are_refused() -> None:
         every_days("sometimes")
     with pytest.raises(RequestError, match="dropout"):
         Federate(dropout=1.5)
+    shares = {"available": 1.0, "dropout": 0.0, "stragglers": 0.0, "hostile": 0.1}
     with pytest.raises(RequestError, match="teleport"):
-        shares = {"available": 1.0, "dropout": 0.0, "stragglers": 0.0, "hostile": 0.1}
         asked("weekly", None, None, attack="teleport", **shares)
+
+
+def test_held_out_devices_judge_and_send_nothing(
+    dataset: Dataset, bundle: Path, found: Simulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "LEAST_DEVICES", 1)
+    arm = run(dataset, bundle, ["federated"], held_out=0.5).arms[0]
+    verdicts = [one["held_out"] for one in arm.rounds if "round" in one]
+    assert any(verdict["devices"] for verdict in verdicts)
+    judged = [verdict for verdict in verdicts if verdict["difference"] is not None]
+    assert all(verdict["publish"] for verdict in judged if verdict["difference"] > 0)
+    assert not any(verdict["publish"] for verdict in judged if verdict["difference"] < -gate.MOST_LOSS)
+    devices = [sum(one["devices"] for one in each.rounds if "round" in one) for each in (arm, found.arms[1])]
+    assert devices[0] < devices[1]
+
+
+def test_in_a_staged_rollout_a_candidate_runs_elsewhere_first(dataset: Dataset, bundle: Path) -> None:
+    arm = run(dataset, bundle, ["federated"], staged=0.4).arms[0]
+    held = [one for one in arm.rounds if "round" in one]
+    assert all(one["staged"]["publish"] for one in held[:-1])
+    assert "staged" not in held[-1]
+
+
+def test_a_candidate_that_does_worse_is_dropped(
+    dataset: Dataset, bundle: Path, found: Simulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "LEAST_DEVICES", 1)
+    monkeypatch.setattr(gate, "MOST_LOSS", -1.0)  # nothing is that much better
+    silent = run(dataset, bundle, ["federated"], staged=1.0, held_out=0.5).arms[0]
+    dropped = [one for one in silent.rounds if "round" in one and one["held_out"]["devices"]]
+    assert dropped
+    assert not any(one["held_out"]["publish"] for one in dropped)

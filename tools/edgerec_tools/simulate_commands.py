@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 @click.option("--stragglers", default=0.0, show_default=True, help="Share of the deltas that come a round late.")
 @click.option("--hostile", default=0.0, show_default=True, help="Share of a round's devices that are hostile.")
 @click.option("--attack", default="promotion", show_default=True, help="What hostile devices do.")
+@click.option("--held-out", default=0.0, show_default=True, help="Share of the devices that only judge candidates.")
+@click.option("--staged", default=0.0, show_default=True, help="Share of the devices that run a candidate first.")
 @click.option(
     "--round-config", type=click.Path(path_type=Path, dir_okay=False), help="The server's settings, [round] in TOML."
 )
@@ -63,6 +65,8 @@ def simulate(
     stragglers: float,
     hostile: float,
     attack: str,
+    held_out: float,
+    staged: float,
     round_config: Path | None,
     seed: int,
     report: Path | None,
@@ -93,6 +97,7 @@ def simulate(
         from edgerec_tools.federation.options import asked
 
         shares = {"available": available, "dropout": dropout, "stragglers": stragglers, "hostile": hostile}
+        shares |= {"held_out": held_out, "staged": staged}
         rounds, more = asked(federate or "weekly", epsilon, round_config, attack=attack, **shares)
         names += [name for name in more if name not in names]
     dataset = load(data_name)

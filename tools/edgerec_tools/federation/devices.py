@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 import edgerec
 from edgerec import Bundle, Config, Recommender, load_bundle
 from edgerec.federation.sync import SENT
+from edgerec.trials import compared
+from edgerec.types import Float64
 from edgerec_tools import metrics
 from edgerec_tools.datasets import Dataset
 from edgerec_tools.periods import Period
@@ -85,6 +87,20 @@ class FleetWorker:
         clock.now = visit.ends
         rec.record_many(visit.events)
 
+    def differences(self, new: Path, current: Path, users: Sequence[int], since: float) -> Float64:
+        """How much better the new bundle ranked what each user did since then, NDCG@10, float64 (n,); those who did
+        nothing are left out."""
+        found = []
+        with load_bundle(new, self.job.homes / f"judged-{os.getpid()}") as candidate:
+            for user in users:
+                with self._device(Span(current, since, since, frozenset()), self.stories.of(user)) as (rec, _):
+                    device = rec._device  # the comparison that an install makes, without an install
+                    old, other = device.snapshot().engine, device.engine(candidate)
+                    trial = compared(old, other, device.events(), since=round(since * 1e6))
+                    if trial.difference is not None:
+                        found.append(trial.difference)
+        return np.array(found, np.float64)
+
     @property
     def bundle(self) -> Bundle:
         """The bundle that was opened last."""
@@ -129,6 +145,12 @@ def start(job: FleetJob) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.getLogger("edgerec").addFilter(Once())
     FleetWorker.current = FleetWorker(job)
+
+
+def differences(new: Path, current: Path, users: Sequence[int], since: float) -> Float64:
+    """`FleetWorker.differences` in a worker process."""
+    assert FleetWorker.current is not None
+    return FleetWorker.current.differences(new, current, users, since)
 
 
 def live(span: Span, users: Sequence[int]) -> tuple[int, Found, dict[str, int]]:

@@ -6,13 +6,13 @@ devices live until the round, and send deltas  →  what arrives  →  `run_roun
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from edgerec_tools.arms import Arm
 from edgerec_tools.datasets import Dataset
 from edgerec_tools.federation import devices
 from edgerec_tools.federation.devices import FleetJob, Found, Span
+from edgerec_tools.federation.gate import judged
 from edgerec_tools.federation.mail import Keyed, Mail
 from edgerec_tools.federation.options import Federate, round_settings
 from edgerec_tools.periods import Period
@@ -76,16 +77,16 @@ def replayed(fleet: Fleet, arm: Arm, folder: Path, progress: Progress) -> Rounds
     out: Found = {view: [] for view in RULES}
     spans = list(_spans(fleet, rng))
     with one_thread_each(), _pool(fleet, job) as pool:
-        for number, (begins, ends, users, syncing) in enumerate(spans):
+        for number, span in enumerate(spans):
             progress(f"{arm.name}: rounds", number, len(spans))
-            span = Span(server.bundle, begins, ends, frozenset(syncing))
-            senders = _live(pool, span, users, fleet.workers, out)
+            senders = _live(pool, span, server, fleet.workers, out)
             if number + 1 < len(spans):  # nobody lives under what the last one would make
                 mail.carry(senders)
+                server.stage_over(pool, span)
                 try:
-                    server.round(ends)
+                    server.round(pool, span)
                 except (DeltaError, BudgetSpent) as error:
-                    server.reports.append({"at": ends, "reason": str(error)})
+                    server.reports.append({"at": span.ends, "reason": str(error)})
         progress(f"{arm.name}: rounds", len(spans), len(spans))
     return Rounds(out, server.reports)
 
@@ -99,17 +100,27 @@ def federated(config: Config, sent: Path) -> Config:
 
 
 class Server:
-    """Makes a bundle of what arrived, by the same code as `edgerec round run`. `bundle`: the one that runs now."""
+    """Makes a bundle of what arrived, by the same code as `edgerec round run`.
+
+    `bundle`: the one that runs now · `staged`: a candidate that some devices run first; None: there is none.
+    """
 
     def __init__(self, fleet: Fleet, mail: Mail, state: Path, *, private: bool) -> None:
         self.bundle = fleet.bundle
+        self.staged: Path | None = None
         self.reports: list[dict[str, Any]] = []
         self._fleet, self._mail, self._state = fleet, mail, state
         self._settings = round_settings(fleet.options, private=private)
         self._made = state.parent / "bundles"
         self._made.mkdir()
 
-    def round(self, at: float) -> None:
+    def stage_over(self, pool: ProcessPoolExecutor, span: Life) -> None:
+        """Releases the candidate that some devices ran until now, or drops it."""
+        if self.staged is not None:
+            self._released(pool, self.staged, span.first, span.begins, "staged")
+            self.staged = None
+
+    def round(self, pool: ProcessPoolExecutor, span: Life) -> None:
         """Raises DeltaError where too few arrived, BudgetSpent where the budget does not reach."""
         from edgerec_exporters.federation.journal import Journal
         from edgerec_exporters.federation.rounds import JOURNAL, Desk, run_round
@@ -121,15 +132,29 @@ class Server:
             Keyed(self._mail),
             self._state,
             self._settings,
-            clock=lambda: at,
+            clock=lambda: span.ends,
             stories=lambda _: [],
             noise=self._noise,
         )
         report = run_round(desk, out)
         with Journal(self._state / JOURNAL) as journal:
             self._mail.clear(journal.ids(report["round"]))
-        self.bundle = out
-        self.reports.append({"at": at, **report})
+        self.reports.append({"at": span.ends, **report})
+        options = self._fleet.options
+        if options.held_out and not self._released(pool, out, span.held_out, span.begins, "held_out"):
+            return
+        if options.staged:
+            self.staged = out
+        else:
+            self.bundle = out
+
+    def _released(self, pool: ProcessPoolExecutor, new: Path, users: Sequence[int], since: float, how: str) -> bool:
+        """Whether the devices found the candidate good enough; then it runs."""
+        decision = judged(pool, new, self.bundle, users, since, self._fleet.workers, self._fleet.seed)
+        self.reports[-1][how] = decision.to_dict()
+        if decision.publish:
+            self.bundle = new
+        return decision.publish
 
     def _noise(self, sigma: float, n: int) -> NDArray[np.int64]:
         """Rounded Gaussian noise from the simulation's seed, so that a run can be repeated: nobody's privacy hangs on
@@ -153,19 +178,35 @@ class Server:
         self._mail.forge(known[options.attack](scene), version, specs)
 
 
-def _spans(fleet: Fleet, rng: np.random.Generator) -> Iterable[tuple[float, float, list[int], list[int]]]:
-    """From when to when, who lives then, and who of them syncs at the end."""
+class Life(NamedTuple):
+    """From when to when, POSIX seconds; and users: who lives then, who of them syncs at the end, who runs a candidate
+    first, who is held out."""
+
+    begins: float
+    ends: float
+    users: list[int]
+    syncing: frozenset[int]
+    first: list[int]
+    held_out: list[int]
+
+
+def _spans(fleet: Fleet, rng: np.random.Generator) -> Iterator[Life]:
     options, stories = fleet.options, fleet.stories
     last = stories.dataset.basket_at[stories.end - 1]
     owed: set[int] = set()
     starts = {int(user): _starts(stories, int(user)) for user in fleet.users}
+    fate = dict(zip(starts, np.random.default_rng([fleet.seed, 2]).random(len(starts)), strict=True))
+    out = {user for user in starts if fate[user] < options.held_out}
+    first = {user for user in starts if fate[user] >= 1 - options.staged}
     for number in range(math.floor((last - fleet.period.cutoff) / (options.every_days * DAY)) + 1):
         begins, ends = (fleet.period.cutoff + (number + n) * options.every_days * DAY for n in (0, 1))
         users = [user for user, at in starts.items() if ((at >= begins) & (at < ends)).any()]
-        due = sorted({*users, *owed})
-        syncing = [user for user in due if options.available >= 1 or rng.random() < options.available]
-        owed = {*due} - {*syncing}
-        yield begins, ends, sorted({*users, *syncing}), syncing
+        due = sorted({*users, *owed} - out)
+        syncing = {user for user in due if options.available >= 1 or rng.random() < options.available}
+        owed = {*due} - syncing
+        living = sorted({*users, *syncing})
+        held_out, early = (sorted(chosen & {*users}) for chosen in (out, first))
+        yield Life(begins, ends, living, frozenset(syncing), early, held_out)
 
 
 def _starts(stories: Stories, user: int) -> NDArray[np.float64]:
@@ -177,12 +218,18 @@ def _pool(fleet: Fleet, job: FleetJob) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(fleet.workers, get_context("spawn"), devices.start, (job,))
 
 
-def _live(pool: ProcessPoolExecutor, span: Span, users: Sequence[int], workers: int, out: Found) -> dict[str, int]:
-    """Lets the users' devices live; their outcomes are added to `out`, the ids of their deltas given back."""
-    n = max(1, min(len(users), workers * _CHUNKS_PER_WORKER))
+def _live(pool: ProcessPoolExecutor, life: Life, server: Server, workers: int, out: Found) -> dict[str, int]:
+    """Lets the devices live; their outcomes are added to `out`, the ids of their deltas given back."""
+    early = {*life.first} if server.staged is not None else set()
+    groups = [(server.bundle, [user for user in life.users if user not in early]), (server.staged, sorted(early))]
     senders: dict[str, int] = {}
     try:
-        parts = [pool.submit(devices.live, span, users[first::n]) for first in range(n)]
+        parts = []
+        for bundle, users in groups:
+            n = max(1, min(len(users), workers * _CHUNKS_PER_WORKER))
+            if bundle is not None and users:
+                span = Span(bundle, life.begins, life.ends, life.syncing)
+                parts += [pool.submit(devices.live, span, users[first::n]) for first in range(n)]
         for part in as_completed(parts):
             _, found, sent = part.result()
             for view, outcomes in found.items():

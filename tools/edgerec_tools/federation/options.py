@@ -18,11 +18,11 @@ DP_EPSILON, DP_DELTA = 8.0, 1e-5
 
 @dataclass(frozen=True, slots=True)
 class Federate:
-    """`every_days`: from one round to the next · `available`: the share of devices that sync in a round; the others
-    send it all the next time · `dropout`: of the deltas, lost on their way for good · `stragglers`: of the deltas, late
-    by one round · `hostile`: of the devices, which send what `attack` says, to promote the item of rank `target` by
-    popularity · `settings`: the server's, `edgerec_exporters.federation.settings` · `dp`: constants of privacy for the
-    arm with a budget.
+    """`every_days`: from one round to the next · `settings`: the server's · `dp`: constants of privacy for the arm with
+    a budget. Shares, of the devices: `available` ones sync in a round, the others send it all the next time · `hostile`
+    ones send what `attack` says, to promote the item of rank `target` by popularity · `held_out` ones send nothing, and
+    judge candidates · `staged` ones run a candidate for a round before the others. Of the deltas: `dropout` are lost
+    for good · `stragglers` come a round late.
     """
 
     every_days: float = 7.0
@@ -30,6 +30,8 @@ class Federate:
     dropout: float = 0.0
     stragglers: float = 0.0
     hostile: float = 0.0
+    held_out: float = 0.0
+    staged: float = 0.0
     attack: str = "promotion"
     target: int = 50
     settings: RoundSettings | None = None
@@ -38,7 +40,7 @@ class Federate:
     def __post_init__(self) -> None:
         if not self.every_days > 0:
             raise RequestError(f"a round every {self.every_days:g} days", hint="more than 0, or weekly, daily, …")
-        for name in ("available", "dropout", "stragglers", "hostile"):
+        for name in ("available", "dropout", "stragglers", "hostile", "held_out", "staged"):
             if not 0 <= getattr(self, name) <= 1:
                 raise RequestError(f"--{name} {getattr(self, name):g} is no share", hint="0 … 1")
 
