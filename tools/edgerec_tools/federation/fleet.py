@@ -110,7 +110,8 @@ class Server:
         self.staged: Path | None = None
         self.reports: list[dict[str, Any]] = []
         self._fleet, self._mail, self._state = fleet, mail, state
-        self._settings = round_settings(fleet.options, private=private)
+        with load_bundle(fleet.bundle, state.parent / "first") as bundle:
+            self._settings = round_settings(fleet.options, bundle.manifest.federation.blocks, private=private)
         self._made = state.parent / "bundles"
         self._made.mkdir()
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgerec.bundle.federated import ITEM_COUNTS, BlockSpec
 from edgerec.errors import RequestError
 
 if TYPE_CHECKING:
     from edgerec_exporters.federation.settings import RoundSettings
 
 EVERY = {"daily": 1.0, "twice-weekly": 3.5, "weekly": 7.0, "fortnightly": 14.0}
-DP_EPSILON, DP_DELTA = 8.0, 1e-5
+BUDGET = {"kind": "central", "epsilon": 8.0, "delta": 1e-5, "most_rounds": 2}
+"""Of the arm federated+dp: fewer rounds of a device with less noise do better than many: docs/results/."""
+COUNTS_SHARE = 0.98
+"""Of a round's privacy loss, what the counts may cost: the other blocks are of little use under noise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +78,7 @@ def asked(
     return options, ["federated", *(["federated+dp"] if epsilon is not None else [])]
 
 
-def round_settings(options: Federate, *, private: bool) -> RoundSettings:
+def round_settings(options: Federate, blocks: Sequence[BlockSpec], *, private: bool) -> RoundSettings:
     """The server's settings of an arm: without privacy, or with a budget for the whole replay."""
     from edgerec_exporters.federation.accountant import with_multiplier
     from edgerec_exporters.federation.growth import Growth
@@ -84,5 +88,8 @@ def round_settings(options: Federate, *, private: bool) -> RoundSettings:
     settings = options.settings or RoundSettings(aggregator="bounded_mean", least_cohort=10, growth=Growth())
     if not private:
         return replace(settings, privacy=PrivacySettings())
-    privacy = PrivacySettings(**{"kind": "central", "epsilon": DP_EPSILON, "delta": DP_DELTA, **options.dp})
-    return with_multiplier(replace(settings, privacy=privacy))
+    counts = [block.kind == ITEM_COUNTS for block in blocks]
+    rest = (1 - COUNTS_SHARE) / max(counts.count(False), 1)
+    shares = {block.name: COUNTS_SHARE if own else rest for block, own in zip(blocks, counts, strict=True)}
+    privacy = PrivacySettings(**{**BUDGET, "shares": shares, **options.dp})
+    return with_multiplier(replace(settings, growth=None, privacy=privacy))
