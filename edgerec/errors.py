@@ -26,9 +26,14 @@ EdgeRecError                    1
 ├── PluginError                70
 │   ├── PluginNotFound         71
 │   ├── PluginTimeout          70   a call outlasted its budget (in edgerec.isolation)
-│   ├── DeltaError             70   a delta that may not be sent or aggregated (in edgerec.deltas)
+│   ├── DeltaError             70   a delta that may not be sent or aggregated, too few for a round (in edgerec.deltas)
+│   │   └── RoundRefused       70   a gateway's round that cannot be as asked (in edgerec_exporters.gateway.errors)
+│   │       ├── UnknownRound   70
+│   │       └── TooFewDevices  70   fewer than the minimum cohort; the round stays open
 │   └── TransportError         70   a delta that did not get through (in edgerec.deltas)
 │       └── DeltaRefused       70   … or was refused for good
+├── BudgetSpent                70   a round beyond somebody's privacy budget (in edgerec_exporters.federation.journal)
+├── JournalError               50   rounds' journal cannot be used, or says otherwise (in the same)
 ├── DataError                  80   a data set that cannot be read, fetched or verified
 ├── TrainingError              84
 ├── ExportError                85   the bundle would not equal the trained model
