@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgerec import Config, load_bundle
+from edgerec.bundle.federated import ITEM_COUNTS
 from edgerec.deltas import DeltaError
 from edgerec.federation_settings import FederationSettings
 from edgerec_tools.arms import Arm
@@ -93,8 +94,6 @@ def replayed(fleet: Fleet, arm: Arm, folder: Path, progress: Progress) -> Rounds
 
 def federated(config: Config, sent: Path) -> Config:
     """The arm's configuration with federation on; nobody is a control, as the other arms are what to compare with."""
-    from dataclasses import replace
-
     settings = FederationSettings(enabled=True, transport="folder", control_share=0.0, most_per_week=168)
     return replace(config, federation=settings, transports={"folder": {"path": str(sent)}})
 
@@ -109,6 +108,7 @@ class Server:
         self.bundle = fleet.bundle
         self.staged: Path | None = None
         self.reports: list[dict[str, Any]] = []
+        self._judged: dict[str, Any] = {}
         self._fleet, self._mail, self._state = fleet, mail, state
         with load_bundle(fleet.bundle, state.parent / "first") as bundle:
             self._settings = round_settings(fleet.options, bundle.manifest.federation.blocks, private=private)
@@ -118,7 +118,8 @@ class Server:
     def stage_over(self, pool: ProcessPoolExecutor, span: Life) -> None:
         """Releases the candidate that some devices ran until now, or drops it."""
         if self.staged is not None:
-            self._released(pool, self.staged, span.first, span.begins, "staged")
+            if self._passes(pool, self.staged, span.first, span.begins, "staged"):
+                self.bundle = self.staged
             self.staged = None
 
     def round(self, pool: ProcessPoolExecutor, span: Life) -> None:
@@ -142,19 +143,18 @@ class Server:
             self._mail.clear(journal.ids(report["round"]))
         self.reports.append({"at": span.ends, **report})
         options = self._fleet.options
-        if options.held_out and not self._released(pool, out, span.held_out, span.begins, "held_out"):
+        self._judged = self.reports[-1]
+        if options.held_out and not self._passes(pool, out, span.held_out, span.begins, "held_out"):
             return
         if options.staged:
             self.staged = out
         else:
             self.bundle = out
 
-    def _released(self, pool: ProcessPoolExecutor, new: Path, users: Sequence[int], since: float, how: str) -> bool:
-        """Whether the devices found the candidate good enough; then it runs."""
+    def _passes(self, pool: ProcessPoolExecutor, new: Path, users: Sequence[int], since: float, how: str) -> bool:
+        """Whether the devices found the candidate good enough; its round's report tells of it."""
         decision = judged(pool, new, self.bundle, users, since, self._fleet.workers, self._fleet.seed)
-        self.reports[-1][how] = decision.to_dict()
-        if decision.publish:
-            self.bundle = new
+        self._judged[how] = decision.to_dict()
         return decision.publish
 
     def _noise(self, sigma: float, n: int) -> NDArray[np.int64]:
@@ -169,14 +169,16 @@ class Server:
         from edgerec_tools.studies.federated.attacks import TARGETED, UNTARGETED, Scene, hostile
 
         with load_bundle(self.bundle, self._state.parent / "seen") as bundle:
-            specs = bundle.manifest.federation.blocks
+            federation = bundle.manifest.federation
             popularity = np.expm1(bundle.model.popularity.astype(np.float64))
             version = bundle.manifest.version
         known = {**TARGETED, **UNTARGETED}
         honest = len(list(self._mail.arrived.iterdir()))
         target = int(np.argsort(-popularity, kind="stable")[options.target])
-        scene = Scene(hostile(honest, options.hostile), popularity, target, specs[0].bound, self._mail.rng)
-        self._mail.forge(known[options.attack](scene), version, specs)
+        counts = federation.of(ITEM_COUNTS)
+        assert counts is not None
+        scene = Scene(hostile(honest, options.hostile), popularity, target, counts.bound, self._mail.rng)
+        self._mail.forge(known[options.attack](scene), version, federation.blocks, counts)
 
 
 class Life(NamedTuple):

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from edgerec.bundle.federated import ITEM_COUNTS, BlockSpec
-from edgerec.deltas import Delta
+from edgerec.bundle.federated import BlockSpec
+from edgerec.deltas import Delta, DeltaError
 from edgerec.federation.encoding import encode
 from edgerec.types import Float32
 from edgerec_exporters.federation.sources import SUFFIX, Folder, Found
-
-BYTE_ID = 16
 
 
 @dataclass
@@ -30,7 +29,6 @@ class Mail:
     stragglers: float = 0.0
     keys: dict[str, str] = field(default_factory=dict)
     late: list[str] = field(default_factory=list)
-    lost: int = 0
 
     def carry(self, senders: Mapping[str, int]) -> None:
         """Lets arrive what devices sent since the last time, but what is lost or late; and what was late before."""
@@ -42,22 +40,21 @@ class Mail:
             fate = self.rng.random()
             if fate < self.dropout:
                 (self.sent / f"{one}{SUFFIX}").unlink()
-                self.lost += 1
             elif fate < self.dropout + self.stragglers:
                 self.late.append(one)
             else:
                 self._deliver(one)
 
-    def forge(self, rows: Float32, version: int, specs: Sequence[BlockSpec]) -> None:
-        """Puts hostile deltas among those that arrived: a row of counts each, nothing in the other blocks."""
+    def forge(self, rows: Float32, version: int, specs: Sequence[BlockSpec], counts: BlockSpec) -> None:
+        """Puts hostile deltas among those that arrived: a row of counts each, nothing in the other blocks. What cannot
+        be written as a delta, as NaN, cannot be sent."""
         for number, row in enumerate(rows):
             blocks = {spec.name: np.zeros(spec.size, np.float32) for spec in specs}
-            name = next(spec.name for spec in specs if spec.kind == ITEM_COUNTS)
-            unit = next(spec.unit for spec in specs if spec.kind == ITEM_COUNTS)
-            blocks[name] = (np.rint(row / unit) * unit).astype(np.float32)
-            delta = Delta(self.rng.bytes(BYTE_ID).hex(), version, blocks)
-            self.keys[delta.id] = f"hostile-{number}"
-            (self.arrived / f"{delta.id}{SUFFIX}").write_bytes(encode(delta, specs))
+            blocks[counts.name] = (np.rint(row / counts.unit) * counts.unit).astype(np.float32)
+            delta = Delta(self.rng.bytes(16).hex(), version, blocks)
+            with suppress(DeltaError):
+                (self.arrived / f"{delta.id}{SUFFIX}").write_bytes(encode(delta, specs))
+                self.keys[delta.id] = f"hostile-{number}"
 
     def clear(self, ids: Collection[str]) -> None:
         """Removes what a round has counted."""
