@@ -27,7 +27,7 @@ from edgerec_plugins.aggregation import Krum, Mean, Median, MultiKrum, TrimmedMe
 from edgerec_plugins.diversity import METHODS, Diversity
 from edgerec_plugins.explore import Epsilon, Softmax, Thompson
 from edgerec_plugins.foldin import FoldIn
-from edgerec_plugins.privacy import PER, Clip, Noise
+from edgerec_plugins.privacy import PER, Clip, Noise, Sample
 from edgerec_plugins.quality import Quality
 from edgerec_plugins.sgd import LOSSES, Sgd
 
@@ -39,6 +39,7 @@ TestEpsilon = conformance(Epsilon)
 TestSoftmax = conformance(Softmax)
 TestThompson = conformance(Thompson)
 TestClip = conformance(Clip, settings=[{"per": per, "bound": bound} for per in PER for bound in (1.0, 0.1)])
+TestSample = conformance(Sample, settings=[{"share": share} for share in (1.0, 0.5)])
 TestNoise = conformance(Noise, settings=[{"per": per} for per in PER])
 TestMean = conformance(Mean, xfail={"hostile_device": "a mean follows whoever is loudest"})
 TestMedian = conformance(Median)

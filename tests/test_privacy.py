@@ -1,4 +1,4 @@
-"""The delta filters `clip` and `noise`, the system's chance, and how the plugin platform hands filters out."""
+"""The delta filters `clip`, `sample`, `noise`; the system's chance; how the plugin platform hands filters out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from edgerec.plugins import Plugins
 from edgerec.records import changed
 from edgerec.types import Float32
 from edgerec_plugins import privacy
-from edgerec_plugins.privacy import Clip, Noise
+from edgerec_plugins.privacy import Clip, Noise, Sample
 
 CHANCE = SystemChance()
 
@@ -58,6 +58,16 @@ def test_every_block_may_have_a_bound_of_its_own() -> None:
     assert norm(clipped["long"]) == pytest.approx(1.0, rel=1e-6)
     assert np.array_equal(clipped["short"], delta.blocks["short"])
     assert norm(*Clip({}).filter(delta, CHANCE).blocks.values()) <= 1
+
+
+def test_a_sample_keeps_its_share_of_the_values_and_their_mean() -> None:
+    n = 100_000
+    made = Sample({"share": 0.2}).filter(Delta("d", 1, {"0": np.full(n, 2, np.float32)}), CHANCE).blocks["0"]
+    assert set(made.tolist()) == {0.0, 10.0}
+    assert abs((made > 0).mean() - 0.2) < 6 * math.sqrt(0.16 / n)
+    whole = delta_of()
+    same = Sample({"share": 1}).filter(whole, CHANCE).blocks
+    assert all(np.array_equal(same[name], whole.blocks[name]) for name in whole.blocks)
 
 
 def test_noise_has_the_standard_deviation_it_promises() -> None:
@@ -116,7 +126,7 @@ def test_noise_refuses_what_is_longer_than_its_bound() -> None:
         noise.filter(two, CHANCE)
 
 
-@pytest.mark.parametrize("one", [Clip({}), Noise({})], ids=lambda one: one.name)
+@pytest.mark.parametrize("one", [Clip({}), Sample({}), Noise({})], ids=lambda one: one.name)
 def test_a_delta_that_is_not_finite_or_of_the_wrong_form_is_refused(one: DeltaFilter) -> None:
     wrong: list[tuple[Any, str]] = [
         (np.array([np.nan], np.float32), "not finite"),
@@ -136,6 +146,8 @@ def test_settings_out_of_range_are_refused() -> None:
     for make, settings in (
         (Clip, {"bound": 0}),
         (Clip, {"per": "item"}),
+        (Sample, {"share": 0}),
+        (Sample, {"share": 1.1}),
         (Noise, {"multiplier": 0}),
         (Noise, {"σ": 1}),
     ):
@@ -145,7 +157,7 @@ def test_settings_out_of_range_are_refused() -> None:
 
 def test_filters_come_in_the_configured_order_and_none_is_left_out() -> None:
     plugins = Plugins([privacy])
-    assert plugins.names("delta_filter") == ["clip", "noise"]
+    assert plugins.names("delta_filter") == ["clip", "noise", "sample"]
     assert "delta_filter clip" in plugins.summary()["loaded"][privacy.__name__]
     for order in (["noise", "clip"], ["clip", "noise"]):
         assert [one.name for one in plugins.delta_filters({name: {} for name in order})] == order

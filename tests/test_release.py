@@ -23,9 +23,9 @@ from edgerec_exporters.channel import publishing
 from edgerec_exporters.federation import popularity
 from edgerec_exporters.federation.engine import Aggregate
 from edgerec_exporters.federation.growth import Growth
-from edgerec_exporters.federation.journal import DROPPED, PUBLISHED, WITHDRAWN, Journal
+from edgerec_exporters.federation.journal import DONE, DROPPED, PUBLISHED, WITHDRAWN, Journal
 from edgerec_exporters.federation.popularity import Counts, after_round, counts_of, shrunk
-from edgerec_exporters.federation.release import Decision, decide, differences_in, release, rollback
+from edgerec_exporters.federation.release import Decision, decide, differences_in, in_the_field, release, rollback
 from edgerec_exporters.federation.rewriting import candidate, rewritten
 from edgerec_exporters.federation.rounds import JOURNAL
 from edgerec_exporters.federation.settings import PrivacySettings, RoundSettings
@@ -203,6 +203,25 @@ def test_differences_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "d.json").write_text("{")
     with pytest.raises(DataError, match="no list of differences"):
         decide(Path("new"), Path("old"), differences_in(tmp_path / "d.json"))
+
+
+def test_learning_that_does_worse_than_the_control_group_is_not_spread(tmp_path: Path) -> None:
+    begun(tmp_path, 2)
+
+    def told_in(controls: float, treated: float) -> str | None:
+        field = {
+            "treated": {"default": {"devices": 500.0, "personal": treated, "base": 0.2}},
+            "control": {"default": {"devices": controls, "personal": 0.4, "base": 0.2}},
+        }
+        with Journal(tmp_path / JOURNAL) as journal:
+            journal.end("1", DONE, {"field": field})
+        return in_the_field(tmp_path, 2)
+
+    assert told_in(40.0, 0.21) is None
+    assert told_in(40.0, 0.19) is None
+    assert "against the control group of 40" in (told_in(40.0, 0.1) or "")
+    assert told_in(10.0, 0.1) is None
+    assert in_the_field(tmp_path, 7) is None
 
 
 # publishing, and the way back

@@ -1,4 +1,4 @@
-"""Delta filters `clip` and `noise`: what one user can change is bounded, then hidden.
+"""Delta filters `clip`, `sample` and `noise`: what one user can change is bounded, thinned, then hidden.
 
 `clip` scales a delta down to an L2 norm of at most `bound`: over the whole delta, or with `per = "block"` each block to
 `bound` of its own. `noise` adds independent Gaussian noise of standard deviation σ = multiplier · bound to every value,
@@ -7,8 +7,11 @@ DP-FedAvg uses it (McMahan et al. 2018): one user's presence moves the delta by 
 noise multiplier that an accountant asks for. With `per = "block"` every block is a mechanism of its own, and k blocks
 together have the multiplier divided by √k.
 
-The noise comes from the `SecureChance` that is passed in, never from a seed; what is assumed of the operating system's
-is said at `edgerec.deltas.SystemChance`. Both filters refuse a delta that is not finite, and `noise` one that is longer
+`sample` keeps each value with the probability `share` and drops it otherwise; what is kept is divided by `share`, so
+that the mean over many devices stays. A delta then tells less of its user; it proves nothing by itself.
+
+Chance comes from the `SecureChance` that is passed in, never from a seed; what is assumed of the operating system's
+is said at `edgerec.deltas.SystemChance`. All refuse a delta that is not finite, and `noise` one that is longer
 than its bound: it would be sent with less privacy than promised.
 """
 
@@ -27,6 +30,7 @@ from edgerec_plugins.settings import SettingsReader
 
 PER = ("block", "delta")
 MAX_BOUND = 1e6
+_LARGEST = float(np.finfo(np.float32).max)
 MARGIN = 1e-12
 """Relative; more than the rounding of a norm in float64."""
 
@@ -79,6 +83,25 @@ class Noise:
         return changed(delta, blocks=blocks)
 
 
+class Sample:
+    name = "sample"
+
+    def __init__(self, settings: Settings) -> None:
+        """Raises ConfigError where a setting is unknown or out of range."""
+        take = SettingsReader("sample", settings)
+        self.share = take.number("share", 0.5, 0, 1, above_low=True)
+        take.done()
+
+    def filter(self, delta: Delta, chance: SecureChance) -> Delta:
+        """Raises DeltaError for a delta that is not finite. It can make a delta longer: put `clip` behind it."""
+        blocks = {}
+        for name, block in sound(delta).blocks.items():
+            kept = chance.uniform(len(block)) < self.share
+            made = np.where(kept, block / np.float64(self.share), 0)
+            blocks[name] = np.clip(made, -_LARGEST, _LARGEST).astype(np.float32)
+        return changed(delta, blocks=blocks)
+
+
 def _parts(delta: Delta, per: str) -> Iterator[Delta]:
     """What the bound holds for: the delta, or each of its blocks."""
     if per == "delta":
@@ -99,4 +122,4 @@ def _scaled(block: Float32, scale: float) -> Float32:
 
 @hookimpl
 def edgerec_delta_filters() -> Mapping[str, DeltaFilterFactory]:
-    return {Clip.name: Clip, Noise.name: Noise}
+    return {one.name: one for one in (Clip, Sample, Noise)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,12 +115,18 @@ def release(
     state: Path | None,
     as_json: bool,
 ) -> None:
-    """Publishes CANDIDATE where held-out devices are not worse off with it, else drops it."""
+    """Publishes CANDIDATE where held-out devices are not worse off with it, else drops it.
+
+    With --state it is dropped, too, where devices that learn did worse in its round than the control group.
+    """
+    from edgerec.bundle import verify
     from edgerec_exporters.channel.commands import ring_of
     from edgerec_exporters.federation import release as releasing
 
     evaluation = releasing.differences_in(differences)
     decision = releasing.decide(candidate, current, evaluation, most_loss=most_loss)
+    if decision.publish and state is not None and (why := releasing.in_the_field(state, verify(candidate).version)):
+        decision = replace(decision, publish=False, reason=why)
     releasing.release(candidate, decision, home, ring_of(keys), state)
     told = "published" if decision.publish else "dropped"
     click.echo(json.dumps(decision.to_dict()) if as_json else f"{told}: {decision.reason}")

@@ -24,6 +24,8 @@ from edgerec_exporters.federation.rewriting import candidate
 from edgerec_exporters.federation.rounds import JOURNAL
 
 LEAST_DEVICES = 30
+LEAST_CONTROLS = 30
+FIELD_LOSS = 0.02
 _RESAMPLES = 2000
 
 Evaluation = Callable[[Path, Path], Float64]
@@ -73,6 +75,26 @@ def decide(
         reason = f"{mean:+.4f} on average, at most {-most_loss:+.4f} may be lost"
         return Decision(False, reason, n, mean, low, high)
     return Decision(True, f"{mean:+.4f} on average, 95 % {low:+.4f} … {high:+.4f}", n, mean, low, high)
+
+
+def in_the_field(state: Path, version: int, *, most_loss: float = FIELD_LOSS) -> str | None:
+    """Why a candidate should not be released by how devices fared before it; None where nothing speaks against it.
+
+    Its round's metrics block tells how the rankings did on devices that serve what they learned, and on the control
+    group, which serves the base: with at least `LEAST_CONTROLS` of these, learning that does worse than they do by more
+    than `most_loss` of NDCG@10 must not be spread. A version that no round in `state` made is not spoken of.
+    """
+    with Journal(state / JOURNAL) as journal:
+        made = [one for one in journal.rounds() if one.candidate == version]
+    field = (made[-1].report or {}).get("field", {}) if made else {}
+    for scenario, control in field.get("control", {}).items():
+        treated = field.get("treated", {}).get(scenario)
+        if treated is None or control["devices"] < LEAST_CONTROLS:
+            continue
+        difference = treated["personal"] - control["base"]
+        if difference < -most_loss:
+            return f"in the field, {scenario}: {difference:+.4f} against the control group of {control['devices']:.0f}"
+    return None
 
 
 def differences_in(file: Path) -> Evaluation:
