@@ -78,6 +78,7 @@ def run_round(desk: Desk, out: Path) -> dict[str, Any]:
         load_bundle(desk.bundle, desk.state / "cache") as bundle,
     ):
         federated = _federated(bundle)
+        _check_noise(desk.source, settings, federated.blocks)
         one, told = _begun(desk, settings, journal, bundle, federated.blocks)
         result = _result(desk, settings, journal, one, federated.blocks)
         _make(desk, bundle, federated, one, result, out)
@@ -214,6 +215,20 @@ def _result(
     return result
 
 
+def _check_noise(source: Source, settings: RoundSettings, blocks: Sequence[BlockSpec]) -> None:
+    """Raises ConfigError where the gateways of split mode add less noise than the budget needs: before it is spent."""
+    privacy = settings.privacy
+    if not isinstance(source, Split) or privacy.kind != "central":
+        return
+    share = privacy.share_of({block.name: block.bound for block in blocks})
+    needed = (privacy.multiplier or 0.0) / min(share.values()) ** 0.5
+    if source.multiplier < needed * (1 - 1e-9):
+        raise ConfigError(
+            f"a gateway adds noise of {source.multiplier:.4g} bounds, this budget needs {needed:.4g}",
+            hint="set noise_multiplier in both gateways' settings",
+        )
+
+
 def _split(
     source: Split,
     settings: RoundSettings,
@@ -222,15 +237,8 @@ def _split(
     blocks: Sequence[BlockSpec],
     server: ServerState | None,
 ) -> Aggregate:
-    privacy, sigma = settings.privacy, {}
-    if privacy.kind == "central":
-        share = privacy.share_of({block.name: block.bound for block in blocks})
-        needed = (privacy.multiplier or 0.0) / min(share.values()) ** 0.5
-        if source.multiplier < needed * (1 - 1e-9):
-            raise ConfigError(
-                f"a gateway adds noise of {source.multiplier:.4g} bounds, this budget needs {needed:.4g}",
-                hint="set noise_multiplier in both gateways' settings",
-            )
+    sigma = {}
+    if settings.privacy.kind == "central":
         sigma = {block.name: source.multiplier * block.bound * sqrt(2) for block in blocks}  # both add noise
     total = joined(source.sums(int(one.id), ids, one.bundle))
     return aggregate_sum(settings, blocks, total, len(ids), server=server, sigma=sigma)
