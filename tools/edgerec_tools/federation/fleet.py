@@ -39,7 +39,8 @@ _CHUNKS_PER_WORKER = 8
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """What a federated arm runs on. `users`: those that are devices."""
+    """What a federated arm runs on. `users`: those that are devices, with or without a basket that is scored: all send
+    deltas."""
 
     dataset: Dataset
     bundle: Path
