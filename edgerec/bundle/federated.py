@@ -39,8 +39,7 @@ class BlockSpec:
 
     `bound`: the L2 norm that it is clipped to on the device · `unit`: its values travel as whole multiples of it, a
     power of two · `half_life_days`: of old counts, when a round adds new ones; None: they do not fade · `seed`: of a
-    sketch's hashes · `focus`: catalogue rows, one of which each counted pair must hold; empty: every pair counts ·
-    `start`: how many counts of rounds stand for one of the bundle's own popularity.
+    sketch's hashes · `focus`: catalogue rows, one of which each counted pair must hold; empty: every pair counts.
     """
 
     name: str
@@ -51,7 +50,6 @@ class BlockSpec:
     half_life_days: float | None = None
     seed: int = 0
     focus: tuple[int, ...] = ()
-    start: float = 1.0
 
 
 @record
@@ -117,8 +115,7 @@ def _item_counts(spec: BlockSpec, data: Mapping[str, Any], where: str, n_items: 
         raise BundleInvalid(f"{where}: 'size' = {spec.size}, but the bundle has {n_items} items")
     fades = data.get("half_life_days") is not None
     half_life = _number(data, "half_life_days", where, _TINY, MOST) if fades else None
-    start = _number({"start": 1.0, **data}, "start", where, _TINY, MOST)
-    return BlockSpec(spec.name, spec.kind, spec.size, spec.bound, spec.unit, half_life, start=start)
+    return BlockSpec(spec.name, spec.kind, spec.size, spec.bound, spec.unit, half_life)
 
 
 def _pair_sketch(spec: BlockSpec, data: Mapping[str, Any], where: str, n_items: int) -> BlockSpec:

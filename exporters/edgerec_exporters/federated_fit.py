@@ -83,29 +83,16 @@ def refreshed(baskets: Baskets, chosen: Rows, since: float, recipe: FederatedRec
     return out
 
 
-def start(baskets: Baskets, until: float, recipe: FederatedRecipe, popular_half_life_days: float) -> float:
-    """How many counts of rounds stand for one of the bundle's own: those fade at another pace, and no basket was cut to
-    the bound. As if a round had been held for every basket before `until`, POSIX seconds."""
-    size = baskets.stop - baskets.start
-    kept = np.minimum(1, recipe.bound / np.sqrt(np.maximum(size, 1))) * size
-    age = (until - baskets.when) / DAY
-    rounds = float((kept * np.exp2(-age / recipe.half_life_days)).sum())
-    own = float((size * np.exp2(-age / popular_half_life_days)).sum())
-    return rounds / own if own > 0 else 1.0
-
-
 def section(
-    judge: Judge, parts: Parts, recipe: Recipe, since: float, until: float, seed: int
+    judge: Judge, parts: Parts, recipe: Recipe, since: float, count: Rows, seed: int
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The manifest's section `federated`, and what was measured; both empty where the model has no such blocks.
 
-    `since`: where what is held out begins · `until`: where all the data ends, POSIX seconds.
+    `since`: where what is held out begins · `count` int64 (n_items,): events per item in all the data.
     """
-    everything = judge.baskets
-    made = blocks(recipe.federated, np.bincount(everything.item, minlength=everything.n_items), seed)
+    made = blocks(recipe.federated, count, seed)
     if not made:
         return {}, {}
-    made[0]["start"] = round(start(everything, until, recipe.federated, recipe.popular_half_life_days), 4)
     constants = recipe.federated
     scenarios, boost, told = judge.weigh(
         parts, recipe, lambda chosen: refreshed(judge.baskets, chosen, since, constants)

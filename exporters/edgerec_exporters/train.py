@@ -93,7 +93,8 @@ def train(
         popular, metrics["cold_users"] = fit_boost(judge, trial, recipe, scenarios["default"].weights, held.cold)
     federated: dict[str, Any] = {}
     if hold_out == "period":  # what everybody did lately, there is only where time passes
-        federated, told = section(judge, trial, recipe, held.until, until, seed)
+        count = np.bincount(data.item, minlength=data.n_items)
+        federated, told = section(judge, trial, recipe, held.until, count, seed)
         metrics["validation"] |= told
     parts, _ = fitting.fit(data, until, "training", chosen=chosen)
 

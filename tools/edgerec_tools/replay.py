@@ -82,10 +82,6 @@ class Stories:
         counts = [int((baskets[known[baskets]][1:] >= self.first).sum()) for baskets in self._bounded()]
         return np.array(counts, np.int64)
 
-    def active(self) -> NDArray[np.int64]:
-        """Rows of the users who do anything in the period, ascending; whether it is scored or not."""
-        return np.flatnonzero([(baskets >= self.first).any() for baskets in self._bounded()])
-
     def revealed(self) -> NDArray[np.int64]:
         """Per user row, how many events the period reveals."""
         sizes = np.diff(self.dataset.basket_start)

@@ -118,8 +118,7 @@ def simulate(
         chunks = _chunks(users, stories, n_workers) if device_arms else []
         found = run(job, chunks, n_workers, progress)
         results = [_collected(arm, found) for arm in device_arms]
-        everybody = users if devices is not None else stories.active()  # a first basket is not scored, but counted
-        fleet = (slim, opened.path, period, everybody, stories, asked, federate or Federate(), n_workers, seed, plugins)
+        fleet = (slim, opened.path, period, users, stories, asked, federate or Federate(), n_workers, seed, plugins)
         results += [_in_rounds(arm, folder, progress, *fleet) for arm in chosen if arm.rounds]
         results += [_restricted(arm, users, stories) for arm in found.central]
         return Simulation(

@@ -43,9 +43,9 @@ def after_round(settings: RoundSettings, block: BlockSpec, old: Counts, result: 
     return Counts(np.maximum(before.values + taken, 0.0), before.at)
 
 
-def counts_of(popularity: Float32, at: float, start: float = 1.0) -> Counts:
-    """The counts that a bundle's popularity stands for, where no others are known; `start` for one of its own."""
-    return Counts(start * np.maximum(np.expm1(popularity.astype(np.float64)), 0.0), at)
+def counts_of(popularity: Float32, at: float) -> Counts:
+    """The counts that a bundle's popularity stands for, where no others are known."""
+    return Counts(np.maximum(np.expm1(popularity.astype(np.float64)), 0.0), at)
 
 
 def shrunk(taken: Float64, sigma: float, strength: float) -> Float64:

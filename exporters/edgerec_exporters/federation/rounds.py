@@ -271,7 +271,7 @@ def _popularity(desk: Desk, bundle: Bundle, block: BlockSpec | None, one: Round,
     """The candidate's counts, kept beside it; None where the bundle declares none."""
     if block is None:
         return None
-    new = after_round(desk.settings, block, counts_at(desk.state, bundle, block.start), result, one.at)
+    new = after_round(desk.settings, block, counts_at(desk.state, bundle), result, one.at)
     popularity.save(desk.state / f"counts-{one.candidate}.npz", new)
     return new
 
@@ -290,11 +290,10 @@ def _neighbours(desk: Desk, bundle: Bundle, federated: Federated, one: Round, re
     return new.neighbours(spec)
 
 
-def counts_at(state: Path, bundle: Bundle, start: float = 1.0) -> Counts:
-    """The counts behind a bundle's popularity: those that its round left, else read from the popularity itself, `start`
-    of them for one."""
+def counts_at(state: Path, bundle: Bundle) -> Counts:
+    """The counts behind a bundle's popularity: those that its round left, else read from the popularity itself."""
     kept = popularity.load(state / f"counts-{bundle.manifest.version}.npz", bundle.manifest.n_items)
-    return kept or counts_of(bundle.model.popularity, _counted_until(bundle), start)
+    return kept or counts_of(bundle.model.popularity, _counted_until(bundle))
 
 
 def _counted_until(bundle: Bundle) -> float:

@@ -39,8 +39,7 @@ _CHUNKS_PER_WORKER = 8
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """What a federated arm runs on. `users`: those that are devices, with or without a basket that is scored: all send
-    deltas."""
+    """What a federated arm runs on. `users`: those that are devices."""
 
     dataset: Dataset
     bundle: Path
