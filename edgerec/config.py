@@ -122,7 +122,7 @@ def load_config(source: Config | Mapping[str, Any] | str | Path | None) -> Confi
         return Config()
     if isinstance(source, Config):
         return _checked(source)
-    data = source if isinstance(source, Mapping) else _read(Path(source))
+    data = source if isinstance(source, Mapping) else read_toml(Path(source))
     values: dict[str, Any] = {section: {} for section in _OPEN_SECTIONS}
     for section, content in data.items():
         if not isinstance(content, Mapping):
@@ -137,7 +137,8 @@ def load_config(source: Config | Mapping[str, Any] | str | Path | None) -> Confi
     return _checked(Config(**values))
 
 
-def _read(path: Path) -> Mapping[str, Any]:
+def read_toml(path: Path) -> Mapping[str, Any]:
+    """The tables of a configuration file. Raises ConfigError where it is missing, or not TOML."""
     import tomllib
 
     try:

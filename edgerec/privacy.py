@@ -174,13 +174,7 @@ def erase(device: Device, *, unrecovered: bool = False) -> None:
 
 def _erase_keys(data_dir: Path) -> None:
     """What transports kept: by a key that stays, whoever held deltas of it could tell that the user goes on."""
-    try:
-        shutil.rmtree(data_dir / KEYS)
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        said = f"forgotten, but a key of a transport is still there: {error.strerror}"
-        raise ForgetPending(said, hint="is data_dir writable?") from None
+    _erase_folder(data_dir / KEYS, "a key of a transport")
 
 
 def _erase_quarantine(data_dir: Path, *, unrecovered: bool) -> None:
@@ -188,12 +182,17 @@ def _erase_quarantine(data_dir: Path, *, unrecovered: bool) -> None:
 
     if not unrecovered and Quarantine(data_dir).waiting():
         raise ForgetPending("a damaged store waits to be recovered", hint="its bytes are erased at the next open")
+    _erase_folder(data_dir / QUARANTINE, "a damaged copy of the store")
+
+
+def _erase_folder(folder: Path, what: str) -> None:
+    """Removes a folder that may be missing. Raises ForgetPending, saying what is left."""
     try:
-        shutil.rmtree(data_dir / QUARANTINE)
+        shutil.rmtree(folder)
     except FileNotFoundError:
         pass
     except OSError as error:
-        said = f"forgotten, but a damaged copy of the store is still there: {error.strerror}"
+        said = f"forgotten, but {what} is still there: {error.strerror}"
         raise ForgetPending(said, hint="is data_dir writable?") from None
 
 

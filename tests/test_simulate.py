@@ -29,7 +29,8 @@ from edgerec_tools.datasets import Dataset, write
 from edgerec_tools.ledger import record
 from edgerec_tools.progress import bars
 from edgerec_tools.replay import Stories
-from edgerec_tools.simulate import ArmResult, Job, Once, Period, Simulation, SimulationError, run, simulate
+from edgerec_tools.simulate import ArmResult, Job, Period, Simulation, SimulationError, run, simulate
+from edgerec_tools.workers import Once
 
 PERIOD = Period(CUTOFF)
 ARMS = ("popular", "frozen", "fresh", "foldin", "personalised")

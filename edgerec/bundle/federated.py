@@ -51,6 +51,15 @@ class BlockSpec:
     seed: int = 0
     focus: tuple[int, ...] = ()
 
+    def values(self) -> dict[str, Any]:
+        """As JSON keeps it."""
+        return {name: getattr(self, name) for name in self.__match_args__}
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> BlockSpec:
+        """What `values` gave. Raises KeyError or TypeError for something else."""
+        return cls(**{**values, "focus": tuple(values["focus"])})
+
 
 @record
 class Federated:

@@ -6,15 +6,12 @@ done in processes of one thread each.
 
 from __future__ import annotations
 
-import logging
 import math
 import os
-import signal
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -26,7 +23,6 @@ from numpy.typing import NDArray
 from edgerec import Bundle, EdgeRecError, load_bundle
 from edgerec.bundle.manifest import Manifest
 from edgerec.errors import DataError, RequestError
-from edgerec.plugins import Plugins
 from edgerec_tools import central, metrics
 from edgerec_tools.arms import CENTRAL, DEFAULT, Arm, choose
 from edgerec_tools.central import ViewMetrics
@@ -36,9 +32,9 @@ from edgerec_tools.periods import Period, iso, trained_before
 from edgerec_tools.progress import Progress, silent
 from edgerec_tools.replay import RULES, Fleet, Outcome, Stories, Switch, template
 from edgerec_tools.scratch import scratch
+from edgerec_tools.workers import installed_plugins, one_thread_each, prepare
 
 _CHUNKS_PER_WORKER = 40
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
 class SimulationError(EdgeRecError):
@@ -107,7 +103,7 @@ def simulate(
         _check_honest(opened.manifest, period)
         stories = Stories(dataset, period.cutoff, period.until, asked)
         users = _sample(stories, devices, seed)
-        plugins = _plugins()
+        plugins = installed_plugins()
         stores = {
             arm.name: template(opened, plugins, arm, folder / f"template-{n}") for n, arm in enumerate(device_arms)
         }
@@ -141,11 +137,6 @@ def _in_rounds(arm: Arm, folder: Path, progress: Progress, *fleet: Any) -> ArmRe
     done = replayed(Fleet(*fleet), arm, folder / f"fleet-{arm.name}", progress)
     views = {view: _measured(done.found[view]) for view in RULES}
     return ArmResult(arm.name, arm.title, views, arm.against, done.reports)
-
-
-def _plugins() -> list[object]:
-    """Every installed plugin, loaded once."""
-    return [plugin for _, plugin in Plugins().manager.list_name_plugin() if plugin is not None]
 
 
 def _check_fit(dataset: Dataset, bundle: Bundle) -> None:
@@ -235,7 +226,9 @@ class Worker:
         self.job = job
         self.stories = Stories(job.dataset, *job.period, job.asked)
         bundle = load_bundle(job.bundle, job.folder)
-        self.fleet = Fleet(bundle, _plugins(), job.templates, self.stories, job.period.cutoff, job.folder, job.switch)
+        self.fleet = Fleet(
+            bundle, installed_plugins(), job.templates, self.stories, job.period.cutoff, job.folder, job.switch
+        )
 
     def replay(self, users: Sequence[int]) -> tuple[int, dict[tuple[str, str], list[Outcome]]]:
         """The number of users, and their outcomes per arm and view."""
@@ -254,24 +247,9 @@ class Worker:
         return [ArmResult(f"{CENTRAL}/{name}", arm.title, arm.views) for name, arm in found.items()]
 
 
-class Once(logging.Filter):
-    """Lets each message pass once: a broken plugin would say the same at every event of every device."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.said: set[str] = set()
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        message = record.getMessage()
-        new = message not in self.said
-        self.said.add(message)
-        return new
-
-
 def start(job: Job) -> None:
-    """Prepares a worker process. The parent alone handles an interrupt."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    logging.getLogger("edgerec").addFilter(Once())
+    """Prepares a worker process."""
+    prepare()
     Worker.current = Worker(job)
 
 
@@ -317,21 +295,6 @@ def _gather(found: Found, parts: Sequence[Future[Any]], total: int, progress: Pr
             found.outcomes[key] += more
         done += n_users
         progress("devices", done, total)
-
-
-@contextmanager
-def one_thread_each() -> Iterator[None]:
-    """Worker processes that are started within compute in one thread: faster together, and the same everywhere."""
-    before = {name: os.environ.get(name) for name in _THREADS}
-    os.environ.update(dict.fromkeys(_THREADS, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def _collected(arm: Arm, found: Found) -> ArmResult:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+from edgerec.config import read_toml
 from edgerec.errors import ConfigError
 from edgerec_exporters.federation.growth import Growth
 from edgerec_plugins.settings import SettingsReader
@@ -123,7 +124,7 @@ def load_settings(source: RoundSettings | Mapping[str, Any] | str | Path | None)
     """
     if isinstance(source, RoundSettings):
         return source
-    data = {} if source is None else source if isinstance(source, Mapping) else _read(Path(source))
+    data = {} if source is None else source if isinstance(source, Mapping) else read_toml(Path(source))
     if unknown := sorted(set(data) - {"round"}):
         raise ConfigError(f"unknown section {unknown[0]!r}", hint="the settings of rounds are in [round]")
     sections = dict(_section(data, "round"))
@@ -189,14 +190,3 @@ def _section(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     if not isinstance(section, Mapping):
         raise ConfigError(f"'{name}' must be a section", hint=f"write [{name}] and its keys below")
     return section
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    import tomllib
-
-    try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"no configuration file at {path}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from None

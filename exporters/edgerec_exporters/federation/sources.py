@@ -76,7 +76,8 @@ class Folder:
         for file in sorted(self._path.glob(f"*{SUFFIX}")):
             size = file.stat().st_size
             try:
-                payload = parse(_read(file))
+                data = _read(file)
+                payload = parse(data)
                 if payload.id != file.stem:
                     raise DeltaError("a file that is named for another delta")
                 if payload.kind != OPEN:
@@ -85,7 +86,7 @@ class Folder:
                     refused["of another bundle version"] += 1
                     continue
                 check_layout(payload, blocks)
-                decode(_read(file))
+                decode(data)
             except DeltaError as error:
                 refused[str(error.args[0])] += 1
                 continue

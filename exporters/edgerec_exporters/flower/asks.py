@@ -75,7 +75,7 @@ class Total:
 
 def ask_text(ask: Ask) -> bytes:
     """The ask as JSON."""
-    blocks = [{name: getattr(spec, name) for name in BlockSpec.__match_args__} for spec in ask.blocks]
+    blocks = [spec.values() for spec in ask.blocks]
     parts = [[part.number, part.newest, list(part.ids)] for part in ask.parts]
     return json.dumps({"versions": ask.versions, "blocks": blocks, "split": ask.split, "parts": parts}).encode()
 
@@ -84,7 +84,7 @@ def ask_of(text: object) -> Ask:
     """What `ask_text` wrote. Raises DeltaError."""
     data = _object(text)
     try:
-        blocks = tuple(BlockSpec(**{**one, "focus": tuple(one["focus"])}) for one in data["blocks"])
+        blocks = tuple(BlockSpec.of(one) for one in data["blocks"])
         parts = tuple(Part(_number(number), _number(newest), _ids(ids)) for number, newest, ids in data["parts"])
         ask = Ask(tuple(map(_number, data["versions"])), blocks, data["split"] is True, parts)
     except (KeyError, TypeError, ValueError) as error:

@@ -177,13 +177,13 @@ def _noise(specs: Sequence[BlockSpec], multiplier: float) -> Ring:
 
 def specs_text(specs: Sequence[BlockSpec]) -> str:
     """Blocks as the store keeps them."""
-    return json.dumps([{name: getattr(spec, name) for name in BlockSpec.__match_args__} for spec in specs])
+    return json.dumps([spec.values() for spec in specs])
 
 
 def specs_of(text: str) -> tuple[BlockSpec, ...]:
     """What `specs_text` wrote."""
     values = json.loads(text)
-    return tuple([BlockSpec(**{**value, "focus": tuple(value["focus"])}) for value in values])
+    return tuple([BlockSpec.of(value) for value in values])
 
 
 def _specs(connection: Connection, version: int) -> tuple[BlockSpec, ...]:

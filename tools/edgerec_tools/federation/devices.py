@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +20,7 @@ from edgerec_tools import metrics
 from edgerec_tools.datasets import Dataset
 from edgerec_tools.periods import Period
 from edgerec_tools.replay import RULES, STORE, Clock, K, Outcome, Stories, Story, Visit, scenario_of
-from edgerec_tools.simulate import Once, _plugins
+from edgerec_tools.workers import installed_plugins, prepare
 
 Found = dict[str, list[Outcome]]
 
@@ -58,7 +56,7 @@ class FleetWorker:
         self.job = job
         self.stories = Stories(job.dataset, *job.period, job.asked)
         self.row_of = {item: row for row, item in enumerate(job.dataset.items)}
-        self.plugins = _plugins()
+        self.plugins = installed_plugins()
         self._bundle: tuple[Path, Bundle] | None = None
 
     def live(self, span: Span, users: Sequence[int]) -> tuple[int, Found, dict[str, int]]:
@@ -141,9 +139,8 @@ class FleetWorker:
 
 
 def start(job: FleetJob) -> None:
-    """Prepares a worker process. The parent alone handles an interrupt."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    logging.getLogger("edgerec").addFilter(Once())
+    """Prepares a worker process."""
+    prepare()
     FleetWorker.current = FleetWorker(job)
 
 

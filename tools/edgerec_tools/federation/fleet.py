@@ -31,7 +31,8 @@ from edgerec_tools.federation.options import Federate, round_settings
 from edgerec_tools.periods import Period
 from edgerec_tools.progress import Progress
 from edgerec_tools.replay import RULES, Stories, template
-from edgerec_tools.simulate import SimulationError, one_thread_each
+from edgerec_tools.simulate import SimulationError
+from edgerec_tools.workers import one_thread_each
 
 DAY = 86_400.0
 _CHUNKS_PER_WORKER = 8

@@ -18,7 +18,7 @@ AGAIN = 10
 
 def main() -> None:
     task: dict[str, Any] = json.loads(sys.stdin.readline())
-    specs = tuple([BlockSpec(**{**one, "focus": tuple(one["focus"])}) for one in task["specs"]])
+    specs = tuple([BlockSpec.of(one) for one in task["specs"]])
     if task["role"] == "attacker":
         _attack(task, specs)
     else:

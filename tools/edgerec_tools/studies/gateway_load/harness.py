@@ -221,7 +221,7 @@ def _clients(load: Load, url: str, version: int, specs: Sequence[BlockSpec]) -> 
     shared = {
         "url": url,
         "version": version,
-        "specs": [{name: getattr(spec, name) for name in BlockSpec.__match_args__} for spec in specs],
+        "specs": [spec.values() for spec in specs],
     }
     edges = np.linspace(1, load.deltas + 1, load.clients + 1).astype(int).tolist()
     tasks: list[dict[str, Any]] = [
