@@ -23,6 +23,7 @@ from edgerec.score_table import ScoreTable
 from edgerec.serving.blend import starting_weights
 from edgerec.serving.encoder import query_of
 from edgerec.serving.pipeline import Mix
+from edgerec.serving.repeat import Repeat
 from edgerec.serving.rules import ScenarioRules
 from edgerec.serving.scorer import Lines, Scorer
 from edgerec.serving.sources import Habit, Neighbours, Popular, Taste
@@ -53,6 +54,8 @@ class Engine:
             Popular(bundle.model),
             Habit(self._constants("habit")),
         ]
+        if bundle.repeat is not None:
+            sources.append(Repeat(bundle.repeat))
         wanted = {name: self._constants(name) for name in self._weighted() - {source.name for source in sources}}
         sources += plugins.sources(wanted)
         self.watch = plugins.isolation

@@ -104,6 +104,20 @@ def catalogue_lines(n_items: int) -> list[dict[str, Any]]:
     return lines
 
 
+def repeat_files(n_items: int = 60, *, hidden: int = 6, seed: int = 0) -> dict[str, bytes]:
+    """The files of the source `repeat`, with random weights."""
+    rng = np.random.default_rng(seed)
+    items = np.abs(rng.standard_normal((n_items, 4)))
+    bounds = np.stack([np.full(25, -2.0), rng.uniform(1.0, 6.0, 25)])
+    arrays = {
+        "items": items,
+        "range": bounds,
+        "hidden": rng.standard_normal((26, hidden)) / 3,
+        "out": rng.standard_normal(hidden + 26) / 3,
+    }
+    return {f"repeat/{name}.npy": npy(array.astype(np.float32)) for name, array in arrays.items()}
+
+
 def bundle_files(n_items: int = 60, dim: int = 8, *, per_item: int = 5, seed: int = 0) -> dict[str, bytes]:
     """Every file but the manifest, by name."""
     rng = np.random.default_rng(seed)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from bundles import LENGTH, bundle_files, manifest_of, write_folder
+from bundles import LENGTH, bundle_files, manifest_of, repeat_files, write_folder
 
 import edgerec
 from edgerec import Config
@@ -25,7 +25,7 @@ from edgerec_plugins import foldin, sgd
 DAY = 86400.0
 MASK = (1 << 64) - 1
 CLOSE = 1e-4  # a tenth of what the contract allows
-SOURCES = ("taste", "neighbours", "popular", "habit")
+SOURCES = ("taste", "neighbours", "popular", "habit", "repeat")
 KINDS = {
     "click": {"weight": 0.5, "consumes": False},
     "purchase": {"weight": 2.0, "consumes": True},
@@ -121,10 +121,46 @@ class PageHost:
                 out[event.row] += 0.5 ** (age / half_life)
         return out
 
+    def repeat(self) -> Array:
+        """The page's network over the page's features, item by item."""
+        items, (low, high), hidden, last = (
+            self.arrays[f"repeat/{name}.npy"].astype(float) for name in ("items", "range", "hidden", "out")
+        )
+        used: dict[Any, dict[int, float]] = {}
+        began: dict[Any, int] = {}
+        for number, (event, age) in enumerate(zip(self.history, self.ages(), strict=True)):
+            if KINDS[event.kind]["consumes"]:
+                group = event.group or ("alone", number)
+                began.setdefault(group, number)
+                used.setdefault(group, {}).setdefault(event.row, age)
+        order = sorted(used, key=lambda group: -began[group])
+        out, sizes = np.zeros(self.n), [len(used[group]) for group in order]
+        if not order:
+            return out
+        span = max(age for group in used.values() for age in group.values())
+        k = len(order)
+        for row in {row for group in used.values() for row in group}:
+            places = [place for place, group in enumerate(order) if row in used[group]]
+            ages = [used[order[place]][row] for place in places]
+            log = math.log
+            x = [log(len(places)), len(places) / k, log(1 + places[0]), places[0] == 0, places[0] == 1]
+            x += [log(1 + min(ages)), log(1 + max(ages))]
+            x += [log(sum(0.5 ** (age / h) for age in ages) + 0.001) for h in (15, 40, 120, 400)]
+            x += [log(sum(0.5 ** (place / h) for place in places) + 0.001) for h in (2, 6)]
+            x += [log(k), log(sum(sizes) / k), log(sizes[0]), log(1 + span), log(1 + span / max(k - 1, 1))]
+            x += [len({r for g in used.values() for r in g}) / sum(sizes), len(places) / (1 + places[-1])]
+            x += [log(sizes[places[0]]), *items[row]]
+            cut = np.clip(x, low, high)
+            inner = np.maximum(cut @ hidden[:-1] + hidden[-1], 0)
+            width = len(inner)
+            out[row] = sigma(inner @ last[:width] + cut @ last[width:-1] + last[-1])
+        return out
+
     def table(self, q: Array, u: Array) -> Array:
         """z, (S, n)."""
         taste = self.V @ (q + u) + self.b if (q + u).any() else np.zeros(self.n)
-        scores = (taste, self.neighbours(), self.arrays["items/popularity.npy"].astype(float), self.habit())
+        scores = (taste, self.neighbours(), self.arrays["items/popularity.npy"].astype(float))
+        scores += (self.habit(), self.repeat())
         return np.array([(s - s.mean()) / s.std() if s.std() > 1e-9 else s * 0 for s in scores])
 
     def raised(self, w: Array) -> Array:
@@ -317,8 +353,21 @@ def row_of(number: int, event: dict[str, Any]) -> EventRow:
 
 @pytest.mark.parametrize("changes", CASES, ids=lambda changes: str(changes.get("updaters", changes)))
 def test_a_host_written_from_the_page_agrees(changes: dict[str, Any], tmp_path: Path) -> None:
-    files = bundle_files()
-    full = {"updater": "sgd", "updaters": {}, "n_negatives": 8, "n_replayed": 4, "event_kinds": KINDS, **changes}
+    files = bundle_files() | repeat_files()
+    weights = {"taste": 1.0, "neighbours": 1.0, "popular": 0.2}
+    scenarios = {
+        "default": {"seen": "hide", "weights": weights},
+        "reorder": {"seen": "show", "weights": {**weights, "habit": 2.0, "repeat": 1.5}},
+    }
+    full = {
+        "scenarios": scenarios,
+        "updater": "sgd",
+        "updaters": {},
+        "n_negatives": 8,
+        "n_replayed": 4,
+        "event_kinds": KINDS,
+        **changes,
+    }
     manifest = manifest_of(files, 60, 8, **full)
     path = write_folder(tmp_path / "bundle", files, manifest)
     with edgerec.load_bundle(path, tmp_path / "cache") as bundle:

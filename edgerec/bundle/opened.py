@@ -13,6 +13,7 @@ from edgerec.bundle.archive import read_bounded
 from edgerec.bundle.arrays import map_array
 from edgerec.bundle.catalogue import Catalogue
 from edgerec.bundle.manifest import Manifest
+from edgerec.bundle.repeat import REPEAT, RepeatModel, map_repeat
 from edgerec.bundle.sessions import Encoder, Retriever
 from edgerec.records import record
 from edgerec.types import Float32, Int32, Model
@@ -65,6 +66,7 @@ class Bundle:
         "negatives",
         "neighbours",
         "path",
+        "repeat",
     )
 
     stamp: str | None = None
@@ -87,6 +89,7 @@ class Bundle:
         )
         self.negatives: Int32 = map_array(path, NEGATIVES, "<i4", (None,))
         self.neighbours = _map_neighbours(path, manifest)
+        self.repeat: RepeatModel | None = map_repeat(path, n) if REPEAT[0] in manifest.files else None
         self._lock = threading.Lock()
         self._encoder: Encoder | None = None
         self._retriever: Retriever | None = None

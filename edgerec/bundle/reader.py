@@ -40,6 +40,7 @@ from edgerec.bundle.opened import (
     Bundle,
     Neighbours,
 )
+from edgerec.bundle.repeat import REPEAT, check_repeat
 from edgerec.bundle.sessions import ENCODER_INPUTS
 from edgerec.bundle.texts import shown
 from edgerec.errors import BundleError, BundleInvalid, BundleNotFound, BundleUnsupported
@@ -175,7 +176,11 @@ def read_manifest(raw: bytes) -> tuple[Manifest, str]:
     manifest = parse(raw)
     _check_runtime(manifest.min_runtime)
     check_listed(manifest)
-    for name in REQUIRED if not any(n in manifest.files for n in NEIGHBOURS) else REQUIRED + NEIGHBOURS:
+    wanted = [
+        *REQUIRED,
+        *(name for part in (NEIGHBOURS, REPEAT) if not manifest.files.keys().isdisjoint(part) for name in part),
+    ]
+    for name in wanted:
         if name not in manifest.files:
             raise BundleInvalid(f"{MANIFEST}: lists no {name}")
     kind = manifest.retrieval.get("kind")
@@ -250,6 +255,8 @@ def _inspect_values(bundle: Bundle) -> None:
     work = _check_onnx(root, ENCODER, lambda data: check_encoder(data, manifest))
     if RETRIEVE in manifest.files:
         _check_onnx(root, RETRIEVE, lambda data: check_retriever(data, manifest))
+    if bundle.repeat is not None:
+        check_repeat(bundle.repeat)
     check_content(bundle.content)
     check_golden_form(bundle.golden, manifest)
     check_trials(bundle.golden, manifest, work)

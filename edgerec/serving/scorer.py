@@ -12,10 +12,11 @@ from edgerec.interfaces import FAILURES, CandidateSource, Settings, Watch
 from edgerec.records import changed
 from edgerec.score_table import ScoreTable
 from edgerec.serving.blend import cold_start_boost
+from edgerec.serving.repeat import Repeat
 from edgerec.serving.sources import Habit, Neighbours, Popular, Taste
 from edgerec.types import MIN_STD, Float32, Float64, Model, Profile, Request, SourceScores
 
-CORE = (Taste, Neighbours, Popular, Habit)
+CORE = (Taste, Neighbours, Popular, Habit, Repeat)
 """Sources whose scores are finite where their statistics are, and which know u from u = 0 by the query alone."""
 
 ColdStart = Callable[[Request, Model], Float32 | None]

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from edgerec.bundle import Bundle, Manifest, Retriever, load_bundle
 from edgerec.bundle.content import ContentModel
 from edgerec.bundle.manifest import EventKind, Scenario
+from edgerec.bundle.repeat import RepeatModel
 from edgerec.errors import BundleError, ExportError
 from edgerec.types import Model
 from edgerec.version import __version__
@@ -74,6 +75,7 @@ class Exportable(Protocol):
     filters: Mapping[str, Mapping[str, Any]]
     federated: Mapping[str, Any]
     content: ContentModel | None
+    repeat: RepeatModel | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +211,7 @@ def _arrays(trained: Exportable) -> dict[str, bytes]:
         arrays["neighbours/ids.npy"] = ("<i4", ids)
         arrays["neighbours/weights.npy"] = ("<f4", weights)
     arrays.update({name: ("<f4", array) for name, array in (trained.content.arrays() if trained.content else ())})
+    arrays.update({name: ("<f4", array) for name, array in (trained.repeat.arrays().items() if trained.repeat else ())})
     return {name: npy(np.ascontiguousarray(array, dtype)) for name, (dtype, array) in arrays.items()}
 
 

@@ -13,7 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgerec.bundle.federated import ITEM_COUNTS, MAX_PAYLOAD, METRICS, PAIR_SKETCH, RING_WIDTH
+from edgerec.records import changed
+from edgerec_exporters import repeat_fit
 from edgerec_exporters.examples import DAY, Baskets
+from edgerec_exporters.repeat_fit import ItemHistory
 
 if TYPE_CHECKING:
     from edgerec_exporters.recipe import Recipe
@@ -69,18 +72,24 @@ def blocks(recipe: FederatedRecipe, count: Rows, seed: int) -> list[dict[str, An
     return made
 
 
-def refreshed(baskets: Baskets, chosen: Rows, since: float, recipe: FederatedRecipe) -> Float32:
-    """Popularity as of the last round before each basket, float32 (n, n_items); rounds are held every so many days
-    from `since` on (POSIX seconds)."""
+def refreshed(
+    baskets: Baskets, history: ItemHistory, parts: Parts, chosen: Rows, since: float, recipe: FederatedRecipe
+) -> dict[str, Float32]:
+    """What rounds keep fresh, as of the last one before each basket, float32 (n, n_items) each: popularity, and where
+    there is such a source, what is taken again. Rounds are held every so many days from `since` on (POSIX seconds)."""
     number = ((baskets.when[chosen] - since) // (recipe.every_days * DAY)).astype(np.int64)
-    out = np.empty((len(chosen), baskets.n_items), np.float32)
+    popular = np.empty((len(chosen), baskets.n_items), np.float32)
+    again = np.empty_like(popular)
     for one in np.unique(number).tolist():
         until = since + one * recipe.every_days * DAY
         happened = baskets.at < until
         weight = np.exp2(-(until - baskets.at[happened]) / DAY / recipe.half_life_days)
         count = np.bincount(baskets.item[happened], weight, baskets.n_items)
-        out[number == one] = np.log1p(count).astype(np.float32)
-    return out
+        popular[number == one] = np.log1p(count).astype(np.float32)
+        if parts.repeat is not None:
+            model = changed(parts.repeat, items=history.table(until))
+            again[number == one] = repeat_fit.scores(baskets, chosen[number == one], model)
+    return {"popular": popular} if parts.repeat is None else {"popular": popular, "repeat": again}
 
 
 def section(
@@ -93,9 +102,9 @@ def section(
     made = blocks(recipe.federated, count, seed)
     if not made:
         return {}, {}
-    constants = recipe.federated
+    constants, history = recipe.federated, ItemHistory(judge.baskets)
     scenarios, boost, told = judge.weigh(
-        parts, recipe, lambda chosen: refreshed(judge.baskets, chosen, since, constants)
+        parts, recipe, lambda chosen: refreshed(judge.baskets, history, parts, chosen, since, constants)
     )
     popular = {"boost": boost, "half_events": recipe.boost_half_events}
     weights = {name: dict(scenario.weights) for name, scenario in scenarios.items()}

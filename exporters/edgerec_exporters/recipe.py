@@ -12,6 +12,7 @@ from edgerec_exporters.distil import DistilRecipe
 from edgerec_exporters.encoder_fit import EncoderRecipe
 from edgerec_exporters.federated_fit import FederatedRecipe
 from edgerec_exporters.neighbours import Recency
+from edgerec_exporters.repeat_fit import RepeatRecipe
 from edgerec_exporters.sequence_fit import SequenceRecipe
 from edgerec_exporters.spaces import SpaceRecipe
 
@@ -69,6 +70,7 @@ class Recipe:
     boost_half_events: float = 40.0
     cold_share: float = 0.0
     habit_half_life_days: float = 120.0
+    repeat: RepeatRecipe = field(default_factory=RepeatRecipe)
     validation_days: float = 92.0
     blend: Mapping[str, Any] = field(default_factory=dict)
     guard: Mapping[str, Any] = field(default_factory=dict)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgerec.bundle.manifest import Scenario
 from edgerec.errors import TrainingError
-from edgerec_exporters import mixes, neighbours
+from edgerec_exporters import mixes, neighbours, repeat_fit
 from edgerec_exporters.checkpoint import Checkpoint, digest_of, identity
 from edgerec_exporters.cold_fit import fit_boost, held_out_users
 from edgerec_exporters.content.projection import with_content
@@ -177,7 +177,10 @@ class _Fitting:
         # how popular an item is, is the popular source's affair: taste keeps what it learned beside it
         bias = taste.bias.detach().cpu().numpy() - prior
         popularity = baskets.popularity(until, recipe.popular_half_life_days)
-        return Parts(taste, bias, linear, popularity), _Chosen(learned, mix)
+        progress(f"{what}: repeat", 0, 1)
+        again = repeat_fit.fit(baskets, until, recipe.repeat, self.taste.seed)
+        progress(f"{what}: repeat", 1, 1)
+        return Parts(taste, bias, linear, popularity, again), _Chosen(learned, mix)
 
     def _linear(
         self, data: Interactions, baskets: Baskets, until: float, judge: Judge | None, chosen: _Chosen | None
@@ -216,6 +219,7 @@ def _assemble(
         popularity=parts.popularity,
         negatives=drawn.astype(np.int32),
         neighbours=parts.linear.weights,
+        repeat=parts.repeat,
         items=list(data.items),
         titles=list(data.titles),
         attributes=list(data.attributes),

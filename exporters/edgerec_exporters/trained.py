@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from edgerec.bundle.content import OFFSET, ContentModel, ContentRule, Modality
 from edgerec.bundle.manifest import EventKind, Scenario
+from edgerec.bundle.repeat import REPEAT, RepeatModel
 from edgerec.errors import DataError
 from edgerec_exporters.parity import History
 
@@ -67,6 +68,7 @@ class Trained:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     content: ContentModel | None = None
+    repeat: RepeatModel | None = None
 
     def save(self, path: str | os.PathLike[str]) -> int:
         """Writes the model to one file, a zip of arrays and JSON, at once or not at all. Returns its size in bytes.
@@ -116,6 +118,8 @@ def _pack(trained: Trained) -> dict[str, NDArray[Any]]:
         arrays[f"encoder/{name}"] = tensor.cpu().numpy()
     if trained.neighbours is not None:
         arrays.update({f"neighbours/{n}": part for n, part in zip(_NEIGHBOURS, trained.neighbours, strict=True)})
+    if trained.repeat is not None:
+        arrays.update(trained.repeat.arrays())
     if trained.content is not None:
         meta["content"] = trained.content.constants()
         arrays.update(trained.content.arrays())
@@ -155,6 +159,7 @@ def _unpack(arrays: dict[str, NDArray[Any]]) -> Trained:
         **{name: arrays[name] for name in _ARRAYS},
         **{name: meta[name] for name in _PLAIN if name in meta},
         content=_content(arrays, meta.get("content")),
+        repeat=RepeatModel(*(arrays[name] for name in REPEAT)) if REPEAT[0] in arrays else None,
     )
 
 

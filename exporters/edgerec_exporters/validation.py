@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgerec.bundle.manifest import Scenario
+from edgerec.bundle.repeat import RepeatModel
 from edgerec.errors import TrainingError
-from edgerec_exporters import blend_fit, neighbours
+from edgerec_exporters import blend_fit, neighbours, repeat_fit
 from edgerec_exporters.affinity import Csr
 from edgerec_exporters.encoder_fit import Progress, Taste, taste_scores
 from edgerec_exporters.holdout import HoldOut
@@ -25,8 +26,10 @@ Rows = NDArray[np.int64]
 SCENARIOS = {"default": "hide", "reorder": "show"}
 SOURCES = {
     "default": ("taste", "neighbours", "popular"),
-    "reorder": ("taste", "neighbours", "popular", "habit"),
+    "reorder": ("taste", "neighbours", "popular", "habit", "repeat"),
 }
+Refreshed = Callable[[Rows], Mapping[str, Float32]]
+"""Sources' scores before some baskets, float32 (n, n_items) each."""
 MAX_CELLS = 16_000_000
 """Baskets × items held at once, per source."""
 MAX_JUDGED = 10_000
@@ -51,6 +54,11 @@ class Parts:
     bias: Float32
     linear: Linear
     popularity: Float32
+    repeat: RepeatModel | None = None
+
+    def sources(self, scenario: str) -> tuple[str, ...]:
+        """What the scenario blends."""
+        return tuple(name for name in SOURCES[scenario] if name != "repeat" or self.repeat is not None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,11 +119,13 @@ class Judge:
     def scores(self, parts: Parts, recipe: Recipe, chosen: Rows) -> dict[str, Float32]:
         """Every source's scores before each basket, float32 (n, n_items)."""
         baskets, linear = self.baskets, parts.linear
+        again = {} if parts.repeat is None else {"repeat": repeat_fit.scores(baskets, chosen, parts.repeat)}
         return {
             "taste": taste_scores(parts.taste, baskets, chosen, recipe.history_length, parts.bias),
             "neighbours": neighbours.scores(baskets, chosen, linear.weights, linear.recency),
             "popular": np.tile(parts.popularity, (len(chosen), 1)),
             "habit": baskets.habits(chosen, recipe.habit_half_life_days),
+            **again,
         }
 
     def choose(
@@ -124,7 +134,7 @@ class Judge:
         """Weights per scenario, the boost of popularity for short histories, and the metrics."""
         views: dict[str, _Views] = {}
         tasks = self._tasks(parts, recipe, views)
-        scenarios, boost, fitted = self._fitted(tasks, progress)
+        scenarios, boost, fitted = self._fitted(parts, tasks, progress)
         found: dict[str, Any] = {
             "baskets": len(self.chosen),
             "sources": {source: each.means() for source, each in views.items()},
@@ -134,18 +144,17 @@ class Judge:
         return scenarios, boost, {"validation": found}
 
     def weigh(
-        self, parts: Parts, recipe: Recipe, popularity: Callable[[Rows], Float32]
+        self, parts: Parts, recipe: Recipe, refreshed: Refreshed
     ) -> tuple[dict[str, Scenario], float, dict[str, Any]]:
-        """Weights per scenario, the boost, and NDCG@10 where popularity is another one before each basket:
-        `popularity` gives it for some baskets, float32 (n, n_items)."""
-        return self._fitted(self._tasks(parts, recipe, {}, popularity), lambda *_: None)
+        """Weights per scenario, the boost, and NDCG@10 where some sources' scores are others before each basket."""
+        return self._fitted(parts, self._tasks(parts, recipe, {}, refreshed), lambda *_: None)
 
     def _tasks(
         self,
         parts: Parts,
         recipe: Recipe,
         views: dict[str, _Views],
-        popularity: Callable[[Rows], Float32] | None = None,
+        refreshed: Refreshed | None = None,
     ) -> dict[str, list[blend_fit.Task]]:
         """Scenario → what its weights are chosen by; every source's views are added to `views`."""
         # where nobody repeats there is nothing to choose by for those who see what they know: one blend serves both
@@ -154,18 +163,20 @@ class Judge:
         }
         for part in self.wanted(self.chosen):
             found = self.scores(parts, recipe, part.baskets)
-            if popularity is not None:
-                found["popular"] = popularity(part.baskets)
+            if refreshed is not None:
+                found |= refreshed(part.baskets)
             z = {}
             for source, scores in found.items():
                 views.setdefault(source, _Views()).add(scores, part)
                 z[source] = blend_fit.standardise(scores)
             for name in tasks:
-                tasks[name].append(self._task(name, z, part, recipe))
+                tasks[name].append(
+                    self._task(name, [z[source] for source in parts.sources(name)], z["popular"], part, recipe)
+                )
         return tasks
 
     def _fitted(
-        self, tasks: dict[str, list[blend_fit.Task]], progress: Progress
+        self, parts: Parts, tasks: dict[str, list[blend_fit.Task]], progress: Progress
     ) -> tuple[dict[str, Scenario], float, dict[str, Any]]:
         """The best weights per scenario, the boost, and NDCG@10 under them."""
         scenarios: dict[str, Scenario] = {}
@@ -173,7 +184,7 @@ class Judge:
         boost = 0.0
         for done, (name, seen) in enumerate(SCENARIOS.items()):
             progress("choosing: blend", done, len(SCENARIOS))
-            columns = [*SOURCES[name], "boost"] if seen == "hide" else [*SOURCES[name]]
+            columns = [*parts.sources(name), "boost"] if seen == "hide" else [*parts.sources(name)]
             if name not in tasks:
                 scenarios[name] = Scenario("show", {**scenarios["default"].weights, "habit": 0.0})
                 continue
@@ -184,14 +195,15 @@ class Judge:
         progress("choosing: blend", len(SCENARIOS), len(SCENARIOS))
         return scenarios, boost, told
 
-    def _task(self, name: str, z: dict[str, Float32], part: Wanted, recipe: Recipe) -> blend_fit.Task:
+    def _task(
+        self, name: str, columns: list[Float32], popular: Float32, part: Wanted, recipe: Recipe
+    ) -> blend_fit.Task:
         users = self.baskets.user[part.baskets]
-        columns = [z[source] for source in SOURCES[name]]
         if SCENARIOS[name] == "show":
             return blend_fit.Task.of(columns, part.targets, None, users)
         n_events = self.baskets.start[part.baskets] - self.baskets.first[part.baskets]
         fading = np.exp2(-n_events / recipe.boost_half_events).astype(np.float32)
-        return blend_fit.Task.of([*columns, z["popular"] * fading[:, None]], part.novel, part.seen, users)
+        return blend_fit.Task.of([*columns, popular * fading[:, None]], part.novel, part.seen, users)
 
     def _told(self, linear: Linear, recipe: Recipe) -> dict[str, Any]:
         """What was kept of the item-to-item weights, and what their cut costs."""

@@ -15,6 +15,7 @@ import numpy as np
 from edgerec.bundle import Manifest, load_bundle
 from edgerec.bundle.manifest import Scenario, parse
 from edgerec.bundle.opened import IDS, INDPTR, WEIGHTS
+from edgerec.bundle.repeat import ITEMS
 from edgerec.errors import BundleError, ExportError
 from edgerec.files import scratch
 from edgerec.records import changed
@@ -42,6 +43,7 @@ def rewritten(
     *,
     sources: Constants | None = None,
     neighbours: Csr | None = None,
+    repeat_items: Float32 | None = None,
     created: str | None = None,
 ) -> Path:
     """Writes the bundle in a folder to another, new one; quickly, for a simulation. None keeps the popularity.
@@ -55,6 +57,8 @@ def rewritten(
     if made and RETRIEVE in manifest.files:
         made[RETRIEVE] = _scan(bundle_folder, manifest, made[POPULARITY])
     made |= _neighbours(manifest, neighbours)
+    if repeat_items is not None:
+        made[ITEMS] = npy(np.ascontiguousarray(repeat_items, "<f4"))
     golden = json.loads((bundle_folder / GOLDEN).read_bytes())
     made[GOLDEN] = to_json(golden["encoder"], golden["stories"] if not (made or weights or sources) else [])
     for name in manifest.files.keys() - made.keys():
@@ -80,6 +84,7 @@ def candidate(
     *,
     sources: Constants | None = None,
     neighbours: Csr | None = None,
+    repeat_items: Float32 | None = None,
     stories: Stories | None = None,
     created: str | None = None,
 ) -> Path:
@@ -93,7 +98,7 @@ def candidate(
     with scratch(out.absolute().parent) as work:
         with load_bundle(bundle, work / "old") as old:
             new = work / "new"
-            changes = {"sources": sources, "neighbours": neighbours, "created": created}
+            changes = {"sources": sources, "neighbours": neighbours, "repeat_items": repeat_items, "created": created}
             folder = rewritten(old.path, popularity, weights, version, new, **changes)  # type: ignore[arg-type]
         try:
             tell(folder, stories, work / "told")

@@ -262,6 +262,7 @@ def _make(desk: Desk, bundle: Bundle, federated: Federated, one: Round, result: 
         out,
         sources=federated.sources,
         neighbours=_neighbours(desk, bundle, federated, one, result),
+        repeat_items=None if counts is None else counts.repeat_items(bundle.repeat),
         stories=desk.stories,
         created=datetime.fromtimestamp(one.at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     )
@@ -293,7 +294,8 @@ def _neighbours(desk: Desk, bundle: Bundle, federated: Federated, one: Round, re
 def counts_at(state: Path, bundle: Bundle) -> Counts:
     """The counts behind a bundle's popularity: those that its round left, else read from the popularity itself."""
     kept = popularity.load(state / f"counts-{bundle.manifest.version}.npz", bundle.manifest.n_items)
-    return kept or counts_of(bundle.model.popularity, _counted_until(bundle))
+    counts = kept or counts_of(bundle.model.popularity, _counted_until(bundle))
+    return counts.paced(bundle.repeat)
 
 
 def _counted_until(bundle: Bundle) -> float:
