@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch.nn import functional
 
 BLOCK = 512
 """Rows of the shared softmax at once."""
+LOG2_E = 1 / math.log(2)
 
 Rows = NDArray[np.int64]
 
@@ -66,13 +68,14 @@ class _SharedSoftmax(torch.autograd.Function):
         d_own, loss = torch.empty_like(own), torch.zeros((), device=states.device)
         for start in range(0, len(states), BLOCK):
             part = slice(start, start + BLOCK)
-            logits = torch.addmm(offset, states[part], pool.T)
+            # in base 2, for exp2 takes half of exp's time
+            logits = torch.addmm(offset, states[part], pool.T, beta=LOG2_E, alpha=LOG2_E)
             met = (place[part] >= 0).nonzero().squeeze(1)
             logits[met, place[part][met]] = float("-inf")
             top = logits.amax(1, keepdim=True)
-            odds = logits.sub_(top).exp_()
+            odds = logits.sub_(top).exp2_()
             mass = odds.sum(1)
-            gap = top.squeeze(1) + mass.log() - own[part]
+            gap = (top.squeeze(1) + mass.log2()) / LOG2_E - own[part]
             share = torch.sigmoid(gap) * weight[part] / total
             loss += torch.dot(functional.softplus(gap), weight[part])
             odds.mul_((share / mass).unsqueeze(1))
@@ -97,7 +100,7 @@ def shared_softmax(
     `log_inclusion` (C,), as `draw_candidates` makes them · `weight` (T,). The value is that of `sampled_softmax`
     with each row's target added to its candidates: log π is taken off every candidate but the target.
     """
-    own = (states * vectors[target]).sum(1) + bias[target]
+    own = (states * vectors.index_select(0, target)).sum(1) + bias.index_select(0, target)
     place = torch.searchsorted(rows, target).clamp(max=len(rows) - 1)
     place = torch.where(rows[place] == target, place, -1)
     loss: Tensor = _SharedSoftmax.apply(states, vectors[rows], bias[rows] - log_inclusion, own, place, weight)  # type: ignore[no-untyped-call]
