@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from edgerec.errors import TrainingError
 from edgerec_exporters.distil import Teacher, divergence
@@ -133,15 +132,21 @@ class SequenceTrainer:
         return [(first[out[k]], end[out[k]]) for k in self.rng.permutation(len(out)).tolist()]
 
     def _windows(self) -> tuple[Rows, Rows]:
-        """What is read in this epoch: each user's newest events, and for those with more than fit, as many windows
-        as would hold them all, ending anywhere."""
+        """What is read in this epoch: each user's newest events and, side by side, windows over those that do not fit,
+        cut at places that chance moves. Each event is asked for once, and seldom after the same past."""
         first, end = self.first, self.end.copy()
         cropped = (self.rng.random(len(end)) < self.recipe.crop) & (end - first > 2)
         end[cropped] = self.rng.integers(first[cropped] + 2, end[cropped] + 1)
-        more = np.repeat(np.arange(len(first)), np.maximum(self.end - first - 2, 0) // self.length)
-        others = self.rng.integers(first[more] + self.length // 2, self.end[more])
-        first, end = np.concatenate([first, first[more]]), np.concatenate([end, others])
-        return np.maximum(first, end - self.length - 1), end
+        long = np.flatnonzero(self.end - first > self.length + 1)
+        older = self.end[long] - self.length  # events before that one are asked for in further windows
+        cut = older - self.rng.integers(1, self.length + 1, len(long))
+        count = 1 + -(-np.maximum(cut - first[long] - 1, 0) // self.length)
+        which = np.repeat(np.arange(len(long)), count)
+        number = np.arange(len(which)) - np.repeat(np.cumsum(count) - count, count)
+        asked_from = cut[which] - number * self.length
+        begins = np.concatenate([end - self.length, asked_from]) - 1
+        ends = np.concatenate([end, np.minimum(older[which], asked_from + self.length)])
+        return np.maximum(np.concatenate([first, first[long[which]]]), begins), ends
 
     def _step(self, first: Rows, end: Rows) -> float:
         """One step of all processes. Returns this process's part of the batch's loss."""
@@ -169,8 +174,10 @@ class SequenceTrainer:
             return taste.bias.sum() * 0.0
         to = lambda array: torch.from_numpy(array).to(self.device)  # noqa: E731
         read, known, candidates, inclusion = to(mask), to(rows), to(among), to(log_inclusion)
-        history = functional.embedding(known, taste.vectors) * read.unsqueeze(-1)
-        states, weight = encoder.states(history, read)[to(asked)], torch.ones(len(target), device=self.device)
+        history = taste.vectors.index_select(0, known.flatten()).unflatten(0, known.shape)
+        history = history * read.unsqueeze(-1).to(history.dtype)
+        states = encoder.states(history, read).flatten(0, 1).index_select(0, to(np.flatnonzero(asked)))
+        weight = torch.ones(len(target), device=self.device)
         loss = shared_softmax(states, to(target), taste.vectors, taste.bias, candidates, inclusion, weight)
         if self.teacher is None:
             return loss
