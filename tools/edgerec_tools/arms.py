@@ -57,7 +57,10 @@ _ARMS: dict[str, tuple[str, _Configure]] = {
     "personalised": ("live history, learned user vector and blend, guarded", lambda _: Config()),
     "personalised-sgd": ("personalised without a user vector", lambda _: Config(updater=NO_UPDATER)),
     "personalised-blend": ("personalised without learning the blend", lambda _: Config(learn_blend=False)),
-    "personalised-habit": ("personalised without habits", lambda _: Config(disabled_sources=("habit",))),
+    "personalised-habit": (
+        "personalised without habits",
+        lambda _: Config(disabled_sources=("habit", "repeat")),
+    ),
 }
 FEDERATED = "federated"
 _ROUNDS = {
