@@ -103,6 +103,7 @@ class Made:
     learn_history: bool = False
     filters: dict[str, Any] = field(default_factory=dict)
     content: Any = None
+    repeat: Any = None
 
 
 def made(n_items: int = 400, n_histories: int = 120, *, seed: int = 0, encoder: nn.Module | None = None) -> Made:
