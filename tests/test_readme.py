@@ -101,7 +101,9 @@ def test_every_promise_names_a_test() -> None:
 def test_its_figures_are_those_of_the_last_run() -> None:
     with (ROOT / "docs/results/test-runs.csv").open(encoding="utf-8") as file:
         recorded = {
-            row["arm"]: row for row in csv.DictReader(file) if row["data"] == "retail" and row["period"] == "test"
+            row["arm"]: row
+            for row in csv.DictReader(file)
+            if row["data"] == "retail" and row["period"] == "test" and "seed 0" in row["remark"]
         }
     shown = {row[0]: row[1:] for row in table(README.partition("## ")[0])}
     for arm, label in ARMS.items():

@@ -21,7 +21,7 @@ from edgerec_exporters.encoder_fit import Taste
 from edgerec_exporters.examples import DAY, Baskets
 from edgerec_exporters.interactions import Interactions
 from edgerec_exporters.losses import draw_candidates, sampled_softmax, shared_softmax
-from edgerec_exporters.models import SequenceEncoder, build, by_hand
+from edgerec_exporters.models import SequenceEncoder, build
 from edgerec_exporters.models.base import Dropout
 from edgerec_exporters.neighbours import Recency
 from edgerec_exporters.recipe import Recipe, changed, recipe_for
@@ -110,37 +110,6 @@ def test_attention_equals_a_plain_loop() -> None:
     shares = torch.softmax(block.query(normed[-1]) @ key.T / DIM**0.5, 0)
     after = x[0, -1] * DIM**0.5 + encoder.position[-1] + block.out(shares @ value)
     torch.testing.assert_close(encoder.states(x, mask)[0, -1], encoder.norm(after))
-
-
-@pytest.mark.parametrize("part", [4, 100])
-@pytest.mark.parametrize("padded", [False, True])
-def test_training_by_hand_gives_the_values_and_gradients_of_pytorch(
-    encoder: SequenceEncoder, padded: bool, part: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Dropout apart, an encoder computes alike while it is trained and while it is asked."""
-    monkeypatch.setattr(by_hand, "PART", part)
-    for module in encoder.modules():
-        if isinstance(module, Dropout):
-            module.below = 0
-    history, mask, wanted = torch.randn(3, LENGTH, DIM), torch.ones(3, LENGTH).bool(), torch.randn(3, LENGTH, DIM)
-    if padded:
-        mask[1, :4] = mask[2, :9] = mask[0, 6] = False
-    found = []
-    for training in (True, False):
-        encoder.train(training).zero_grad()
-        states = encoder.states(history * mask.unsqueeze(-1), mask)[mask]
-        (states * wanted[mask]).sum().backward()
-        found.append([states.detach(), *(each.grad.clone() for each in encoder.parameters() if each.grad is not None)])
-    assert len(found[0]) == len(found[1]) > 1
-    for ours, theirs in zip(*found, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
-
-
-def test_attention_with_dropout_of_its_own_is_pytorchs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(by_hand.CausalAttention, "apply", lambda *_: pytest.fail("it drops nothing"))
-    encoder = build("sasrec", {"dim": DIM, "length": LENGTH, "attention_dropout": 0.1})
-    assert isinstance(encoder, SequenceEncoder)
-    encoder.states(torch.randn(2, LENGTH, DIM), torch.ones(2, LENGTH).bool())
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:

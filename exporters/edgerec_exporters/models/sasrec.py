@@ -8,7 +8,6 @@ from torch.nn import functional
 
 from edgerec.errors import TrainingError
 from edgerec_exporters.models.base import Dropout, SequenceEncoder
-from edgerec_exporters.models.by_hand import CausalAttention, SwiGlu
 
 POSITIONS = ("learned", "rotary")
 BLOCKS = ("sasrec", "ligr")
@@ -77,10 +76,9 @@ class SasRecEncoder(SequenceEncoder):
             x = x + self.position[-width:]
         x = self.dropout(x) * mask.unsqueeze(-1).to(x.dtype)  # PyTorch multiplies by bool at a third of the speed
         allowed = self._allowed(mask, width)
-        hidden = self._hidden(mask, allowed) if self._by_hand(x, wanted) else None
         last = len(self.blocks) - 1
         for number, block in enumerate(self.blocks):
-            x = block(x, allowed, wanted if number == last else 0, hidden)
+            x = block(x, allowed, wanted if number == last else 0)
         out: Tensor = self.norm(x)
         return out
 
@@ -91,23 +89,9 @@ class SasRecEncoder(SequenceEncoder):
         own = torch.eye(width, dtype=torch.bool, device=mask.device)
         return (mask[:, None, None, :] & causal) | own
 
-    def _by_hand(self, x: Tensor, wanted: int) -> bool:
-        """Whether attention is the one that is made for training on a CPU."""
-        return self.training and wanted == 0 and x.device.type == "cpu" and not self.settings["attention_dropout"]
-
-    def _hidden(self, mask: Tensor, allowed: Tensor) -> Tensor:
-        """As `CausalAttention` takes it; the same for all where no history is padded."""
-        seen = allowed[:1, 0] if mask.all() else allowed[:, 0].repeat_interleave(self.settings["heads"], 0)
-        return torch.zeros(seen.shape).masked_fill_(~seen, float("-inf"))
-
 
 class Block(nn.Module):
-    """Attention, then a dense layer, each added to what came in.
-
-    `order` (3 · dim,): of queries and keys, coordinates that are turned together side by side.
-    """
-
-    order: Tensor
+    """Attention, then a dense layer, each added to what came in."""
 
     def __init__(
         self,
@@ -128,25 +112,16 @@ class Block(nn.Module):
         self.down = nn.Linear(widen * dim, dim)
         self.gates = nn.ModuleList([nn.Linear(dim, dim), nn.Linear(dim, dim)]) if gated else None
         self.dropout = Dropout(dropout)
-        order = torch.arange(3 * dim).view(3, heads, -1)
-        if turn is not None:
-            order[:2] = order[:2].unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2)
-        self.register_buffer("order", order.flatten(), persistent=False)
         for last in (self.out, self.down):
             # untrained, a block passes on what came in, and the query is the newest item's own vector
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
 
-    def forward(self, x: Tensor, allowed: Tensor, wanted: int, hidden: Tensor | None = None) -> Tensor:
-        """(B, L, d) → the same from place `wanted` on. With `hidden`, which says what `allowed` says, attention is
-        `CausalAttention`."""
+    def forward(self, x: Tensor, allowed: Tensor, wanted: int) -> Tensor:
+        """(B, L, d) → the same from place `wanted` on."""
         normed = self.before_attention(x)
         x = x[:, wanted:]
-        if hidden is None:
-            attended = self._attend(normed, allowed[:, :, wanted:], wanted)
-        else:
-            attended = self._attend_by_hand(normed, hidden)
-        x = x + self._gate(0, x) * self.dropout(self.out(attended))
+        x = x + self._gate(0, x) * self.dropout(self._attend(normed, allowed[:, :, wanted:], wanted))
         return x + self._gate(1, x) * self.dropout(self._dense(self.before_dense(x)))
 
     def _attend(self, x: Tensor, allowed: Tensor, wanted: int) -> Tensor:
@@ -156,19 +131,8 @@ class Block(nn.Module):
             query, key = self.turn(query), self.turn(key)
         share = self.attention_dropout if self.training else 0.0
         out = functional.scaled_dot_product_attention(query, key, value, attn_mask=allowed, dropout_p=share)
-        return out.transpose(1, 2).flatten(2)
-
-    def _attend_by_hand(self, x: Tensor, hidden: Tensor) -> Tensor:
-        turn = None if self.turn is None else self.turn.as_complex(x.shape[1])
-        weight = self._packed(self.query.weight, self.key_value.weight)
-        bias = self._packed(self.query.bias, self.key_value.bias)
-        packed = functional.linear(x, weight, bias).unflatten(-1, (3, self.heads, -1))
-        out: Tensor = CausalAttention.apply(packed, turn, hidden)  # type: ignore[no-untyped-call]
-        return out
-
-    def _packed(self, query: Tensor, key_value: Tensor) -> Tensor:
-        """The rows of both, in order, those of the queries divided by what scores are divided by."""
-        return torch.cat([query * (len(query) // self.heads) ** -0.5, key_value]).index_select(0, self.order)
+        result: Tensor = self.out(out.transpose(1, 2).flatten(2))
+        return result
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -177,13 +141,9 @@ class Block(nn.Module):
         if self.gates is None:
             plain: Tensor = self.down(torch.relu(self.up(x)))
             return plain
-        inner = self.up(x)
-        if self.training:
-            swiglu: Tensor = self.down(SwiGlu.apply(inner))  # type: ignore[no-untyped-call]
-            return swiglu
-        left, right = inner.chunk(2, -1)
-        plainly: Tensor = self.down(functional.silu(left) * right)
-        return plainly
+        left, right = self.up(x).chunk(2, -1)
+        swiglu: Tensor = self.down(functional.silu(left) * right)
+        return swiglu
 
     def _gate(self, number: int, x: Tensor) -> Tensor | float:
         return 1.0 if self.gates is None else torch.sigmoid(self.gates[number](x))
@@ -201,10 +161,6 @@ class Rotary(nn.Module):
         angle = torch.outer(torch.arange(length, dtype=torch.float32), speed)
         self.register_buffer("cos", angle.cos(), persistent=False)
         self.register_buffer("sin", angle.sin(), persistent=False)
-
-    def as_complex(self, width: int) -> Tensor:
-        """cos + i sin of the last `width` places, complex64 (width, 1, 1, d/2)."""
-        return torch.complex(self.cos[-width:], self.sin[-width:])[:, None, None]
 
     def forward(self, x: Tensor) -> Tensor:
         """float32 (B, heads, l, d), the last l places."""
