@@ -331,6 +331,10 @@ class Replayed:
     query: Float32  # (R, dim)
 
 
+def _no_rows() -> Int32:
+    return np.empty(0, np.int32)
+
+
 @record
 class LearningBatch:
     """All an updater may learn from in one step: the events of one group, tested but not yet learned.
@@ -339,7 +343,8 @@ class LearningBatch:
     events that speak against the item · `value` float32 (B,): the event's value (a rating, seconds …), NaN
     where it has none · `query` float32 (B, dim): the encoder's output before the group · `negatives` int32
     (B, m): catalogue rows drawn from the event id, the same in every host language · `now`: POSIX seconds
-    of the newest event in the batch.
+    of the newest event in the batch · `rivals` int32 (K,), ascending: what the ranking put among its first instead of
+    the batch's items; none where the bundle asks for none, or nothing was ranked.
     """
 
     events: tuple[Event, ...]
@@ -351,3 +356,4 @@ class LearningBatch:
     negatives: Int32
     now: float
     model: Model
+    rivals: Int32 = field(default_factory=_no_rows)

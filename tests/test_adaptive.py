@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import optimize  # type: ignore[import-untyped]
-from test_sgd import loss_of
+from test_sgd import EACH, loss_of
 
 from edgerec import hookspecs
 from edgerec.checks import conformance
@@ -50,14 +50,14 @@ def torch_adagrad(batch: LearningBatch, loss: str, rate: float, epsilon: float) 
     return found
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", EACH)
 def test_adagrad_is_torch_s(loss: str) -> None:
     settings = {"loss": loss, "rate": 0.2, "pull": 0.0, "max_step": 1e6, **FREE}
     u = learned(Adagrad(settings), five())["u"]
     np.testing.assert_allclose(u, torch_adagrad(five(), loss, 0.2, 1e-10), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", EACH)
 def test_ftrl_without_penalties_is_adagrad(loss: str) -> None:
     settings = {"loss": loss, "rate": 0.2, "beta": 0.7, "l1": 0.0, "l2": 0.0, **FREE}
     u = learned(Ftrl(settings), five())["u"]
@@ -123,7 +123,7 @@ def test_epochs_repeat_the_batch_and_replayed_events_follow_at_their_own_weight(
 
 
 @pytest.mark.parametrize("kind", BOTH)
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", EACH)
 def test_a_batch_equals_its_events_one_by_one(kind: type[Adagrad | Ftrl], loss: str) -> None:
     batch = make_batch([7, 1, -1, 3, 7], weight=[1, 2, 1, -1, 0.5], value=VALUES)
     updater = kind({"loss": loss})

@@ -199,14 +199,29 @@ class PageHost:
         drawn = [
             [int(pool[d]) for d in page_draws(e.event_id, self.manifest["n_negatives"], len(pool))] for e in events
         ]
+        rivals = self.rivals(events, personal)
         for scenario in self.w:
             self.test(scenario, events, drawn, impersonal, personal)
         if self.manifest["updater"] == "sgd":
-            self.sgd(events, drawn, q)
+            self.sgd(events, drawn, rivals, q)
         else:
             self.foldin(events, q)
         for event in events:
             self.join(event)
+
+    def rivals(self, events: list[Happened], personal: Array) -> list[int]:
+        tested = [
+            name
+            for name in self.w
+            if any(KINDS[e.kind]["weight"] > 0 and e.row not in self.hidden(name) for e in events)
+        ]
+        if not tested:
+            return []
+        shows = [name for name in tested if self.manifest["scenarios"][name]["seen"] == "show"]
+        scenario = (shows or tested)[0]
+        weights = self.w[scenario] if self.trusted(scenario)[0] else self.start[scenario]
+        first = self.ranking(scenario, self.raised(weights) @ personal)[: self.manifest["n_rivals"]]
+        return [row for row in first if row not in {e.row for e in events}]
 
     def test(self, scenario: str, events: list[Happened], drawn: list[list[int]], z0: Array, z1: Array) -> None:
         tested = [n for n, e in enumerate(events) if KINDS[e.kind]["weight"] > 0 and e.row not in self.hidden(scenario)]
@@ -239,13 +254,19 @@ class PageHost:
         elif kind["consumes"] and kind["weight"] > 0:
             self.disliked.discard(event.row)
 
-    def sgd(self, events: list[Happened], drawn: list[list[int]], q: Array) -> None:
+    def sgd(self, events: list[Happened], drawn: list[list[int]], rivals: list[int], q: Array) -> None:
         own = self.manifest["updaters"].get("sgd", {})
+        together = own.get("loss") == "perceptron"
+        if together:
+            for _ in range(own.get("epochs", 1)):
+                self.perceptron(own, events, drawn, rivals)
         examples = [
-            (KINDS[e.kind]["weight"], e.row, negatives, e.value) for e, negatives in zip(events, drawn, strict=True)
+            (KINDS[e.kind]["weight"], e.row, negatives, e.value)
+            for e, negatives in zip(events, drawn, strict=True)
+            if not together or KINDS[e.kind]["weight"] < 0
         ] * own.get("epochs", 1)
         past = [e for e in self.history[-50:] if KINDS[e.kind]["weight"] > 0]
-        if past and own.get("loss") != "squared":
+        if past and own.get("loss") not in ("squared", "perceptron"):
             for k, place in enumerate(
                 page_draws("replay:" + events[0].event_id, self.manifest["n_replayed"], len(past))
             ):
@@ -277,8 +298,23 @@ class PageHost:
             return
         else:
             slope[0] = s[0] - (value - own.get("centre", 0.0)) / own.get("scale", 1.0)
+        self.move(own, abs(weight) * (slope @ self.V[rows]) / heat)
+
+    def perceptron(
+        self, own: dict[str, Any], events: list[Happened], drawn: list[list[int]], rivals: list[int]
+    ) -> None:
+        liked = [e for e in events if KINDS[e.kind]["weight"] > 0]
+        rows = [e.row for e in liked]
+        others = rivals or sorted({row for line in drawn for row in line} - set(rows))
+        if not rows or not others:
+            return
+        a = np.array([KINDS[e.kind]["weight"] for e in liked])
+        gradient = self.V[others].mean(axis=0) - a @ self.V[rows] / a.sum()
+        self.move(own, a.mean() * gradient / own.get("temperature", 1.0))
+
+    def move(self, own: dict[str, Any], gradient: Array) -> None:
         eta = own.get("rate", 0.1) / (1 + own.get("decay", 0.0) * self.t)
-        move = -eta * abs(weight) * (slope @ self.V[rows]) / heat
+        move = -eta * gradient
         move *= min(1, own.get("max_step", 1.0) / max(np.linalg.norm(move), 1e-300))
         u = (self.u + move) / (1 + eta * own.get("pull", 0.01))
         self.u = u * min(1, own.get("max_norm", 10.0) / max(np.linalg.norm(u), 1e-300))
@@ -313,6 +349,8 @@ CASES: list[dict[str, Any]] = [
     {"guard": EAGER, "updaters": {"sgd": {"rate": 3.0, "loss": "bpr", "max_step": 0.4, "max_norm": 1.5}}},
     {"guard": EAGER, "updaters": {"sgd": {"loss": "logistic", "pull": 0.5}}},
     {"guard": EAGER, "updaters": {"sgd": {"loss": "squared", "centre": 3.0, "scale": 2.0}}},
+    {"guard": EAGER, "n_rivals": 6, "updaters": {"sgd": {"loss": "perceptron", "rate": 0.5, "temperature": 2.0}}},
+    {"guard": EAGER, "updaters": {"sgd": {"loss": "perceptron", "epochs": 2, "max_step": 0.1}}},
     {"guard": EAGER, "updater": "foldin"},
     {"guard": EAGER, "updater": "foldin", "updaters": {"foldin": {"last": 7, "alpha": 0.1, "half_life_days": 3.0}}},
 ]
@@ -365,6 +403,7 @@ def test_a_host_written_from_the_page_agrees(changes: dict[str, Any], tmp_path: 
         "updaters": {},
         "n_negatives": 8,
         "n_replayed": 4,
+        "n_rivals": 0,
         "event_kinds": KINDS,
         **changes,
     }

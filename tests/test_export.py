@@ -100,6 +100,7 @@ class Made:
     federated: dict[str, Any] = field(default_factory=dict)
     n_negatives: int = 8
     n_replayed: int = 4
+    n_rivals: int = 0
     learn_history: bool = False
     filters: dict[str, Any] = field(default_factory=dict)
     content: Any = None

@@ -54,6 +54,17 @@ def test_a_rank_is_the_place_in_a_stable_sort(seed: int, n: int, ties: bool) -> 
     assert progressive.ranks(scores, row).tolist() == expected
 
 
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(1, 50), st.booleans())
+def test_leaders_are_the_first_places_of_a_stable_sort(seed: int, n: int, most: int, ties: bool) -> None:
+    rng = np.random.default_rng(seed)
+    scores = rng.standard_normal(n).astype(np.float32)
+    if ties:
+        scores = np.round(scores)
+    hidden = rng.choice(n, n // 3, replace=False)
+    shown = [row for row in np.argsort(-scores, kind="stable").tolist() if row not in hidden]
+    assert progressive.leaders(scores, most, hidden).tolist() == sorted(shown[:most])
+
+
 def test_group_ndcg_counts_the_ideal_of_the_group() -> None:
     ranks = np.array([[1, 3], [2, 11]])
     best = 1 + 1 / np.log2(3)

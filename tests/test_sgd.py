@@ -23,6 +23,8 @@ from edgerec_plugins.sgd import LOSSES, Sgd
 
 FREE = {"pull": 0.0, "max_norm": 1e6, "max_step": 1e6, "rate": 1.0}
 RANKING = ("softmax", "bpr", "logistic")
+EACH = [loss for loss in LOSSES if loss != "perceptron"]
+"""Losses of one event; the perceptron's is one of the whole batch."""
 
 
 def without_query(batch: LearningBatch) -> LearningBatch:
@@ -64,7 +66,7 @@ def numeric_gradient(u: Float32, batch: LearningBatch, loss: str, **constants: f
 
 GRADIENT_CASES = [
     (loss, weight, constants)
-    for loss in LOSSES
+    for loss in EACH
     for weight in (1.0, 2.5, -1.5)
     for constants in ({}, {"temperature": 0.5}, {"centre": 3.0, "scale": 2.0})
 ]
@@ -81,7 +83,7 @@ def test_a_step_is_the_gradient_of_the_stated_loss(loss: str, weight: float, con
     np.testing.assert_allclose(u - moved, numeric_gradient(u, batch, loss, **constants), rtol=1e-4, atol=2e-6)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", EACH)
 def test_a_batch_equals_torch_sgd(loss: str) -> None:
     batch = make_batch([7, 1, 3, 7, 20], weight=[1, 2, -1, 0.5, 1], value=[1, 5, 2, 3, 4])
     moved = Sgd({**FREE, "loss": loss, "rate": 0.2}).update(state_with(some_u()), batch)["u"]
@@ -108,7 +110,7 @@ def test_inputs_are_left_alone_and_equal_inputs_give_equal_states(loss: str) -> 
     assert state["steps"] == 5
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", EACH)
 def test_a_batch_equals_its_events_one_by_one(loss: str) -> None:
     batch = make_batch([7, 1, -1, 3, 7], weight=[1, 2, 1, -1, 0.5], value=[1, 5, 2, 3, 4])
     updater = Sgd({"loss": loss, "decay": 0.5})
@@ -127,6 +129,50 @@ def test_only_events_that_teach_count_as_steps() -> None:
     assert after["steps"] == 0
     empty = Sgd({}).update(state, make_batch([], replayed=make_replayed([3])))
     np.testing.assert_array_equal(empty["u"], state["u"])
+
+
+def perceptron_loss(u: torch.Tensor, batch: LearningBatch, others: list[int], temperature: float) -> torch.Tensor:
+    """The docstring's loss of the positive events together, times their mean weight, in float64."""
+    vectors, bias = torch.tensor(batch.model.vectors).double(), torch.tensor(batch.model.bias).double()
+    scores = (vectors @ (torch.tensor(batch.query[0]).double() + u) + bias) / temperature
+    speaks = (batch.rows >= 0) & (batch.weight > 0)
+    weight = torch.tensor(batch.weight[speaks]).double()
+    item = (weight * scores[batch.rows[speaks].tolist()]).sum() / weight.sum()
+    return weight.mean() * (scores[others].mean() - item)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+@pytest.mark.parametrize("rivals", [[2, 5, 30], []])
+def test_the_perceptron_takes_one_step_for_a_batch(rivals: list[int], temperature: float) -> None:
+    batch = make_batch([7, 1, -1, 7], weight=[1, 2, 1, 0.5], replayed=make_replayed([4, 9]))
+    batch = dataclasses.replace(batch, rivals=np.array(rivals, np.int32))
+    others = rivals or sorted({*batch.negatives.ravel().tolist()} - {7, 1})
+    after = Sgd({"loss": "perceptron", **FREE, "temperature": temperature}).update(state_with(some_u()), batch)
+    at = torch.tensor(some_u()).double().requires_grad_()
+    [gradient] = torch.autograd.grad(perceptron_loss(at, batch, others, temperature), at)
+    np.testing.assert_allclose(some_u() - after["u"], gradient.numpy(), rtol=1e-4, atol=2e-6)
+    assert after["steps"] == 1
+
+
+def test_the_perceptron_learns_from_dislikes_like_all_others_one_by_one() -> None:
+    batch = make_batch([7, 3, 9], weight=[1, -1, -2])
+    batch = dataclasses.replace(batch, rivals=np.array([2, 5], np.int32))
+    updater, liked = Sgd({"loss": "perceptron"}), make_batch([7])
+    liked = dataclasses.replace(liked, rivals=batch.rivals)
+    by_hand = Sgd({}).update(updater.update(state_with(some_u()), liked), one_of(batch, 1))
+    by_hand = Sgd({}).update(by_hand, one_of(batch, 2))
+    after = updater.update(state_with(some_u()), batch)
+    np.testing.assert_allclose(after["u"], by_hand["u"], atol=1e-6)
+    assert after["steps"] == 3
+
+
+def test_the_perceptron_does_not_stop_where_taste_alone_is_right() -> None:
+    batch = dataclasses.replace(make_batch([7]), rivals=np.array([2, 5], np.int32))
+    vectors = batch.model.vectors
+    certain = dataclasses.replace(batch, query=100 * (vectors[7] - vectors[[2, 5]].mean(axis=0))[None])
+    moves = [Sgd({"loss": "perceptron"}).update(state_with(some_u()), one)["u"] for one in (batch, certain)]
+    np.testing.assert_array_equal(*moves)
+    assert not np.array_equal(moves[0], some_u())
 
 
 def test_without_a_value_squared_learns_nothing() -> None:

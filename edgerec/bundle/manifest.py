@@ -89,6 +89,7 @@ class Manifest:
     n_negatives: int = 8
     n_replayed: int = 4
     n_exposed: int = 0
+    n_rivals: int = 0
     learn_history: bool = False
     retrieval: Mapping[str, Any] = field(default_factory=lambda: {"kind": "exact"})
     federated: Mapping[str, Any] = field(default_factory=dict)
@@ -191,6 +192,7 @@ def parse(data: bytes) -> Manifest:
         n_negatives=top.whole("n_negatives", 1, 1024, 8),
         n_replayed=top.whole("n_replayed", 0, 1024, 4),
         n_exposed=top.whole("n_exposed", 0, 1024, 0),
+        n_rivals=top.whole("n_rivals", 0, 1024, 0),
         learn_history=top.take("learn_history", bool, False),
         retrieval=top.take("retrieval", dict, {"kind": "exact"}),
         federated=top.take("federated", dict, {}),
@@ -246,7 +248,8 @@ def dump(manifest: Manifest) -> str:
         "scenarios": {n: {"seen": s.seen, "weights": dict(s.weights)} for n, s in manifest.scenarios.items()},
         "encoder_inputs": list(manifest.encoder_inputs),
         **{key: getattr(manifest, key) for key in ("sources", "blend", "guard", "updater", "updaters")},
-        **{key: getattr(manifest, key) for key in ("n_negatives", "n_replayed", "n_exposed", "learn_history")},
+        **{key: getattr(manifest, key) for key in ("n_negatives", "n_replayed", "n_exposed", "n_rivals")},
+        "learn_history": manifest.learn_history,
         **{key: getattr(manifest, key) for key in ("retrieval", "federated", "metrics", "content", "filters")},
         "files": {n: {"sha256": f.sha256, "size": f.size} for n, f in sorted(manifest.files.items())},
     }

@@ -29,6 +29,7 @@ from edgerec.types import (
 
 _REPLAY_WINDOW = 50
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
+_NO_ROWS = np.empty(0, np.int32)
 
 
 @record
@@ -145,13 +146,16 @@ class Learner:
 
         `decided`: the verdict of an earlier run, which a replay obeys.
         """
-        drawn = self._drawn(group)
+        drawn, rivals = self._drawn(group), _NO_ROWS
         progress, places, ndcg = learned.progress, dict[int, int](), dict[str, float]()
         targets = self._targets(situation.history, group)
         if targets.events:
             trust = [self.trusted(progress.guard[scenario]) for scenario in targets.scenarios]
             blends = [int(blend) for blend, _ in trust]
-            ranks = self._ranks(situation, progress.weights, targets, blends)
+            rankings = self._rankings(situation.table, progress.weights, targets.scenarios, blends)
+            ranks = self._ranks(rankings, targets)
+            if self.manifest.n_rivals and self.updaters:
+                rivals = self._rivals(rankings, targets, group)
             values = progressive.metric_values(ranks)
             if not targets.all:
                 values[~targets.asked] = 0
@@ -169,7 +173,7 @@ class Learner:
             progress = self._learned_from(progress, situation.table, targets, sums, differences, drawn.negatives)
         state, aside, verdict = learned.updater, learned.aside, decided or LEARNED
         if self.updaters:
-            batch = self._batch(situation, group, drawn)
+            batch = self._batch(situation, group, drawn, rivals)
             state, aside, verdict = self.updaters.updated(state, aside, batch, verdict)
         told = tuple([places.get(n) for n in range(len(group))])
         return Step(Learned(learned.names, progress, state, learned.steps + 1, aside), verdict, told, ndcg)
@@ -197,14 +201,10 @@ class Learner:
             [hidden[k].nonzero()[0] for k in scenarios],
         )
 
-    def _ranks(self, situation: Situation, weights: Float64, targets: Targets, blends: Sequence[int]) -> Int64:
-        """Places of T targets in K scenarios' rankings, int64 (T, K, 3 + S): base; learned blend; what is served of
-        these two (`blends`: 0 or 1 per scenario) with the user vector; then each source alone.
-        """
-        scores = self._rankings(situation.table, weights, targets.scenarios, blends)
+    def _ranks(self, scores: Float32, targets: Targets) -> Int64:
+        """Places of T targets in K scenarios' rankings, int64 (T, K, 3 + S), from the scores of `_rankings`."""
         count = len(targets.scenarios)
-        n_sources = len(situation.table.names)
-        out = np.empty((len(targets.items), count, 3 + n_sources), np.int64)
+        out = np.empty((len(targets.items), count, 3 + len(scores) - 3 * count), np.int64)
         for line, item in zip(out, targets.items, strict=True):
             ahead = progressive.ahead(scores, item)
             places = progressive.counted(ahead) + 1
@@ -217,7 +217,8 @@ class Learner:
     def _rankings(
         self, table: ScoreTable, learned: Float64, scenarios: Sequence[int], served: Sequence[int]
     ) -> Float32:
-        """float32 (3 K + S, n_items): the three rankings of each of K scenarios, then each source alone."""
+        """float32 (3 K + S, n_items): of each of K scenarios the base, the learned blend, and what is served of these
+        two (`served`: 0 or 1 per scenario) with the user vector; then each source alone."""
         table.complete()
         n, blends = len(table.names), 3 * len(scenarios)
         weights = np.empty((len(scenarios), 3, n))
@@ -285,7 +286,15 @@ class Learner:
                 line[: len(event.passed)] = event.passed[:m]
         return Drawn(negatives, stream[-1, :r])
 
-    def _batch(self, situation: Situation, group: Sequence[GroupEvent], drawn: Drawn) -> LearningBatch:
+    def _rivals(self, scores: Float32, targets: Targets, group: Sequence[GroupEvent]) -> Int32:
+        """What a ranking of `_rankings` with the user vector put among its first instead of the group's items: that of
+        the scenario that shows what the user knows, where one was tested, for it ranks more."""
+        place = next((k for k, scenario in enumerate(targets.scenarios) if not self._hides[scenario]), 0)
+        first = progressive.leaders(scores[3 * place + 2], self.manifest.n_rivals, targets.hidden[place])
+        taken = {event.item for event in group}
+        return np.array([row for row in first.tolist() if row not in taken], np.int32)
+
+    def _batch(self, situation: Situation, group: Sequence[GroupEvent], drawn: Drawn, rivals: Int32) -> LearningBatch:
         kinds = self.manifest.event_kinds
         rows, weight = self._replayed(situation.history, drawn.replayed)
         queries = situation.query[None, :].repeat(len(group) + len(rows), axis=0)
@@ -300,6 +309,7 @@ class Learner:
             negatives=drawn.negatives,
             now=max([event.row.seconds for event in group]),
             model=self.bundle.model,
+            rivals=rivals,
         )
 
     def _replayed(self, history: History, stream: NDArray[np.uint64]) -> tuple[Int32, Float32]:

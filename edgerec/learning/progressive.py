@@ -12,6 +12,7 @@ from edgerec.types import Bools, Float32, Float64, Int64
 
 METRICS = ("n", "hit@10", "ndcg@10", "mrr")
 _K = 10
+_LARGEST = np.finfo(np.float32).max
 _GAINS = [1.0 / log2(place + 1) for place in range(1, _K + 1)]
 _VALUES = np.array([[1.0, 1.0, gain, 0.0] for gain in [0.0, *_GAINS]] + [[1.0, 0.0, 0.0, 0.0]])
 """METRICS by rank, the reciprocal left out; the last row is that of every rank beyond the tenth."""
@@ -37,6 +38,18 @@ def counted(ahead: Bools) -> Int64:
 def ranks(scores: Float32, row: int) -> Int64:
     """The place, from 1, of one item in each of R rankings, int64 (R,), from scores float32 (R, n_items)."""
     return counted(ahead(scores, row)) + 1
+
+
+def leaders(scores: Float32, most: int, hidden: Int64) -> Int64:
+    """Rows of the `most` best scores, ascending, int64 (<= most,); of equal scores the lower row comes first.
+
+    `scores` float32 (n_items,) · `hidden` int64: rows that are in no ranking.
+    """
+    shown = scores.copy()
+    shown[hidden] = -np.inf
+    last = len(shown) - min(most, len(shown))
+    rows = (shown >= max(np.partition(shown, last)[last], -_LARGEST)).nonzero()[0]
+    return rows if len(rows) <= most else np.sort(rows[np.argsort(-shown[rows], kind="stable")[:most]])
 
 
 def metric_values(ranks: Int64) -> Float64:

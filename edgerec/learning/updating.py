@@ -31,7 +31,7 @@ def _dtypes(state: State) -> dict[str, str]:
 def _lock_batch(batch: LearningBatch) -> None:
     """What one updater is shown, the others and the reviewers are shown too."""
     replayed = batch.replayed
-    for array in (batch.rows, batch.weight, batch.value, batch.negatives, replayed.rows, replayed.weight):
+    for array in (batch.rows, batch.weight, batch.value, batch.negatives, batch.rivals, replayed.rows, replayed.weight):
         array.flags.writeable = False
 
 

@@ -71,6 +71,7 @@ class Exportable(Protocol):
     updaters: Mapping[str, Mapping[str, Any]]
     n_negatives: int
     n_replayed: int
+    n_rivals: int
     learn_history: bool
     filters: Mapping[str, Mapping[str, Any]]
     federated: Mapping[str, Any]
@@ -186,6 +187,7 @@ def _write_folder(
         updaters=trained.updaters,
         n_negatives=trained.n_negatives,
         n_replayed=trained.n_replayed,
+        n_rivals=trained.n_rivals,
         learn_history=trained.learn_history,
         filters=trained.filters,
         federated=trained.federated,

@@ -42,8 +42,9 @@ class Recipe:
     `cold_share`: of the users, held out of the trial altogether, to choose by them what popularity counts for users of
     whom little is known; with none it is chosen along with the blend.
     `validation_days`: length of the period before the cut-off on which weights and epochs are chosen, at most
-    MAX_VALIDATION_SHARE of the data. `blend`, `guard`, `updaters`: constants of learning on the device;
-    `learn_history`: whether it learns from what was before its bundle, too · `federated`: what devices may send.
+    MAX_VALIDATION_SHARE of the data. `blend`, `guard`, `updaters`: constants of learning on the device; `n_rivals`: how
+    many first places of a ranking its updater is shown besides; `learn_history`: whether it learns from what was before
+    its bundle, too · `federated`: what devices may send.
     """
 
     dim: int = 64
@@ -75,6 +76,7 @@ class Recipe:
     blend: Mapping[str, Any] = field(default_factory=dict)
     guard: Mapping[str, Any] = field(default_factory=dict)
     updaters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    n_rivals: int = 0
     learn_history: bool = False
     federated: FederatedRecipe = field(default_factory=FederatedRecipe)
 

@@ -236,6 +236,7 @@ def _assemble(
         blend=dict(recipe.blend),
         guard=dict(recipe.guard),
         updaters=dict(recipe.updaters),
+        n_rivals=recipe.n_rivals,
         learn_history=recipe.learn_history,
         filters={"quality": event_limits(data)},
         federated=federated,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 _ARRAYS = ("vectors", "bias", "popularity", "negatives")
 _PLAIN = ("name", "model", "history_length", "sources", "blend", "guard", "updater", "updaters", "n_negatives")
-_PLAIN += ("n_replayed", "learn_history", "metrics", "recipe", "seed", "filters", "federated")
+_PLAIN += ("n_replayed", "n_rivals", "learn_history", "metrics", "recipe", "seed", "filters", "federated")
 _NEIGHBOURS = ("indptr", "ids", "weights")
 _HISTORIES = ("rows", "age_days", "kinds", "targets")
 
@@ -61,6 +61,7 @@ class Trained:
     updaters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     n_negatives: int = 8
     n_replayed: int = 4
+    n_rivals: int = 0
     learn_history: bool = False
     filters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     federated: Mapping[str, Any] = field(default_factory=dict)

@@ -8,6 +8,13 @@ negatives drawn for it; a negative that is the item itself is left out. The loss
     logistic   -log σ(s_0) - 1/m Σ_j log σ(-s_j)       negative sampling (Mikolov et al. 2013, eq. 4, but the mean)
     squared    ½ (s_0 - (value - centre) / scale)²     ratings; an event without a value teaches nothing
 
+    perceptron   1/K Σ_k s_k - Σ_e a_e s_e / Σ_e a_e    ranking perceptron (Collins 2002; Crammer & Singer 2003)
+
+The last is one loss for all positive events e of a batch together, of weight a_e, their mean weight before it; its
+candidates are the batch's K rivals, items that the whole blend had put first instead. Its slope does not fade where
+taste alone is right already: u learns what the blend gets wrong, whichever source is to blame. Where there are no
+rivals, the events' negatives stand in for them, and nothing is replayed.
+
 An event of negative weight speaks against its item and pays -1/m Σ_j log σ(s_j - s_0) under every loss: BPR with
 the roles exchanged, which, unlike a logistic loss of s_0 alone, does not hang on the level of the scores.
 
@@ -28,6 +35,7 @@ import numpy as np
 from edgerec.errors import PluginError
 from edgerec.hookspecs import hookimpl
 from edgerec.interfaces import Settings, UpdaterFactory
+from edgerec.records import changed
 from edgerec.types import Float32, LearningBatch, Model, State
 from edgerec_plugins.settings import SettingsReader
 
@@ -83,12 +91,23 @@ def logistic(s: Scores, scale: float) -> Scores:
     return [-scale * sigmoid(-item), *(scale / len(negatives) * sigmoid(x) for x in negatives)]
 
 
+def perceptron(s: Scores, scale: float) -> Scores:
+    _, *rivals = s
+    return [-scale, *[scale / len(rivals)] * len(rivals)]
+
+
 def squared(s: Scores, scale: float) -> Scores:
     return [scale * s[0], *[0.0] * (len(s) - 1)]
 
 
 BLOCK = 65536
-LOSSES: Mapping[str, Loss] = {"softmax": softmax, "bpr": bpr, "logistic": logistic, "squared": squared}
+LOSSES: Mapping[str, Loss] = {
+    "softmax": softmax,
+    "bpr": bpr,
+    "logistic": logistic,
+    "squared": squared,
+    "perceptron": perceptron,
+}
 
 
 class Objective:
@@ -113,9 +132,33 @@ class Objective:
 
     def examples(self, batch: LearningBatch) -> list[Example]:
         """What steps are taken on, in order: known items with a weight; then what is replayed."""
+        if self.loss is not perceptron:
+            return self._each(batch)
+        together = self._together(batch)
+        if not (batch.weight < 0).any():
+            return together
+        return together + self._each(changed(batch, weight=np.minimum(batch.weight, 0)))
+
+    def _together(self, batch: LearningBatch) -> list[Example]:
+        """The positive events as one example, whose item is their mean; none where there is nothing to compare."""
+        model = batch.model
+        speaks = (batch.rows >= 0) & (batch.weight > 0)
+        rows, weight = batch.rows[speaks], batch.weight[speaks]
+        others = batch.rivals if len(batch.rivals) else np.setdiff1d(batch.negatives, rows)
+        if not len(rows) or not len(others):
+            return []
+        vectors = np.empty((len(others) + 2, model.dim), np.float32)
+        np.dot(weight / weight.sum(), model.vectors.take(rows, axis=0), out=vectors[0])
+        model.vectors.take(others, axis=0, out=vectors[1:-1])
+        vectors[-1] = 0
+        vectors /= np.float32(self.temperature)
+        scores = np.zeros(len(vectors), np.float32)  # the slope does not ask for them
+        return [Example(float(weight.mean()), vectors, scores, self._longest(model) / self.temperature)] * self.epochs
+
+    def _each(self, batch: LearningBatch) -> list[Example]:
         past, n, model = batch.replayed, len(batch.rows), batch.model
         weights, query, drawn = batch.weight.tolist(), batch.query, batch.negatives
-        again = len(past.rows) if n and self.replay else 0
+        again = len(past.rows) if n and self.replay and self.loss is not perceptron else 0
         candidates = np.zeros((n + again, drawn.shape[1] + 2), np.intp)
         candidates[:n, 0], candidates[:n, 1:-1] = batch.rows, drawn
         if again:
