@@ -250,7 +250,7 @@ def test_updaters_are_compared_on_unseen_users(
     assert found.exit_code == 0, found.exception
     shown = json.loads(found.stdout)
     assert set(shown["metrics"]) == {"hr@10", "ndcg@10", "full hr@10", "full ndcg@10"}
-    assert list(shown["baselines"]) == ["foldin", "encoder", "popular"]
+    assert list(shown["baselines"]) == ["foldin", "foldin alone", "encoder", "popular"]
     assert shown["metrics"]["hr@10"] >= shown["metrics"]["full hr@10"], "fewer stand in the way"
     assert "unseen users" in run(*asked).stdout
 

@@ -114,7 +114,7 @@ def recipe_for(model: str) -> Recipe:
     """The default recipe of a model family. Raises TrainingError where there is none."""
     known = {
         "bag": _of_baskets,
-        "ials": Recipe,
+        "ials": lambda: Recipe(guard={"max_step": 100.0, "max_norm": 200.0}),  # its queries are about 44 long
         "lightgcn": Recipe,
         "sasrec": lambda: replace(
             _by_order(), architecture={"block": "ligr", "positions": "rotary", "blocks": 2, "widen": 2, "dropout": 0.2}

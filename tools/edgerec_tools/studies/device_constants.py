@@ -46,6 +46,13 @@ def _sgd(*, learn_history: bool = False, **constants: Any) -> Setting:
     return Setting("personalised-blend", f"sgd {_named(constants)}{', history' * learn_history}", changes)
 
 
+def _rivals(arm: str, n_rivals: int, **constants: Any) -> Setting:
+    wide = {"max_step": 10.0, "max_norm": 50.0}
+    own = {"sgd": wide | {"loss": "perceptron"} | constants}
+    changes = {"n_rivals": n_rivals, "updaters": own, "guard": wide}
+    return Setting(arm, f"perceptron, {n_rivals} rivals, {_named(constants)}", changes)
+
+
 def _foldin(**constants: Any) -> Setting:
     return Setting("foldin", f"foldin {_named(constants)}", {"updaters": {"foldin": constants}})
 
@@ -77,6 +84,7 @@ SETTINGS = (
     _sgd(rate=30.0, pull=0.003),
     _sgd(rate=3.0, pull=0.003, learn_history=True),
     _sgd(rate=10.0, pull=0.001, learn_history=True),
+    *(_rivals(arm, 30, rate=20.0, pull=0.003) for arm in ("personalised-blend", "personalised")),
     *(_foldin(l2=l2) for l2 in (1.0, 5.0, 20.0)),
     _foldin(l2=5.0, half_life_days=120.0),
     *(_blend(rate=rate) for rate in (0.02, 0.1, 0.3)),
