@@ -267,6 +267,14 @@ def test_a_move_is_at_most_max_step_and_u_at_most_max_norm() -> None:
     np.testing.assert_allclose(near, (u + whole) * 0.7 / np.linalg.norm(u + whole), atol=1e-5)
 
 
+def test_what_is_cut_to_max_norm_is_not_above_it() -> None:
+    updater, u = Sgd({"loss": "perceptron", "max_norm": 0.7}), some_u()
+    for seed in range(200):
+        batch = dataclasses.replace(make_batch([7], model=make_model(seed)), rivals=np.array([2, 5], np.int32))
+        u = updater.update(state_with(u.copy()), batch)["u"]
+        assert np.sqrt(u.dot(u)) <= 0.7
+
+
 anything = st.floats(width=32, allow_nan=True, allow_infinity=True)
 
 

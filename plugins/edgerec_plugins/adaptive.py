@@ -23,7 +23,7 @@ from edgerec.hookspecs import hookimpl
 from edgerec.interfaces import Settings, UpdaterFactory
 from edgerec.types import Float32, Float64, LearningBatch, Model, State
 from edgerec_plugins.settings import SettingsReader
-from edgerec_plugins.sgd import Objective
+from edgerec_plugins.sgd import WITHIN, Objective
 
 
 class Adaptive(Objective):
@@ -113,7 +113,7 @@ class Ftrl(Adaptive):
 def cut(vector: Float64, most: float) -> Float64:
     """The vector, no longer than `most`."""
     length = sqrt(vector.dot(vector))
-    return vector * (most / length) if length > most else vector
+    return vector * (WITHIN * most / length) if length > most else vector
 
 
 @hookimpl

@@ -101,6 +101,8 @@ def squared(s: Scores, scale: float) -> Scores:
 
 
 BLOCK = 65536
+WITHIN = 1 - 1e-6
+"""What is shortened to a bound ends so much below it: the guard refuses what rounding leaves above the same bound."""
 LOSSES: Mapping[str, Loss] = {
     "softmax": softmax,
     "bpr": bpr,
@@ -254,10 +256,10 @@ class Sgd(Objective):
         if not length < inf:
             return None
         if length > self.max_step:
-            move *= self.max_step / length
+            move *= WITHIN * self.max_step / length
         move += u * np.float32(shrink)
         if (norm := sqrt(move.dot(move))) > self.max_norm:
-            move *= self.max_norm / norm
+            move *= WITHIN * self.max_norm / norm
         return move
 
     def user_vector(self, state: State) -> Float32:
