@@ -7,9 +7,11 @@ import pytest
 from toy_data import CUTOFF, DAY, toy_dataset
 
 from edgerec.bundle.federated import MAX_PAYLOAD, RING_WIDTH, payload_size, read_federated
+from edgerec.bundle.repeat import N_FEATURES, N_ITEM, N_USER, RepeatModel
 from edgerec_exporters.examples import Baskets
 from edgerec_exporters.federated_fit import FederatedRecipe, blocks, refreshed
 from edgerec_exporters.interactions import Interactions
+from edgerec_exporters.repeat_fit import ItemHistory
 
 
 def baskets() -> Baskets:
@@ -43,7 +45,7 @@ def test_a_catalogue_too_large_for_a_share_has_no_blocks() -> None:
 def test_popularity_is_as_of_the_last_round() -> None:
     known, recipe = baskets(), FederatedRecipe(half_life_days=10.0, every_days=7.0)
     chosen = known.with_past(CUTOFF)
-    found = refreshed(known, chosen, CUTOFF, recipe)
+    found = refreshed(known, chosen, CUTOFF, recipe)["popular"]
     for row, basket in zip(found, chosen.tolist(), strict=True):
         round_at = CUTOFF + (known.when[basket] - CUTOFF) // (7 * DAY) * 7 * DAY
         before = known.at < round_at
@@ -56,5 +58,21 @@ def test_nothing_of_the_round_itself_is_known() -> None:
     known = baskets()
     chosen = known.with_past(CUTOFF)
     first = chosen[known.when[chosen] < CUTOFF + 7 * DAY]
-    found = refreshed(known, first, CUTOFF, FederatedRecipe())
+    found = refreshed(known, first, CUTOFF, FederatedRecipe())["popular"]
     assert (found == found[0]).all()
+
+
+def test_what_is_taken_again_is_judged_by_items_as_of_the_last_round() -> None:
+    known, recipe = baskets(), FederatedRecipe(every_days=7.0)
+    hidden, out = np.zeros((N_FEATURES + 1, 1), np.float32), np.zeros(N_FEATURES + 2, np.float32)
+    out[1 + N_USER] = 1.0  # what counts is the item's newest count alone
+    bounds = np.stack([np.full(N_FEATURES, -9), np.full(N_FEATURES, 9)]).astype(np.float32)
+    model = RepeatModel(np.zeros((known.n_items, N_ITEM), np.float32), bounds, hidden, out)
+    chosen = known.with_past(CUTOFF + 7 * DAY)
+    found = refreshed(known, chosen, CUTOFF, recipe, model)["repeat"]
+    seen, history = known.seen_mask(chosen), ItemHistory(known)
+    assert (found[~seen] == 0).all()
+    for row, mask, basket in zip(found, seen, chosen.tolist(), strict=True):
+        round_at = CUTOFF + (known.when[basket] - CUTOFF) // (7 * DAY) * 7 * DAY
+        expected = 1 / (1 + np.exp(-history.table(round_at)[mask, 0]))
+        np.testing.assert_allclose(row[mask], expected, rtol=1e-5)

@@ -237,7 +237,7 @@ def test_ablations_leave_out_one_thing_each() -> None:
     assert arms["personalised"] == Config()
     assert arms["personalised-sgd"] == Config(updater="none")
     assert arms["personalised-blend"] == Config(learn_blend=False)
-    assert arms["personalised-habit"] == Config(disabled_sources=("habit",))
+    assert arms["personalised-habit"] == Config(disabled_sources=("habit", "repeat"))
 
 
 def test_what_cannot_be_simulated_is_refused(dataset: Dataset, bundle_path: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgerec.bundle.federated import ITEM_COUNTS, MAX_PAYLOAD, METRICS, PAIR_SKETCH, RING_WIDTH
+from edgerec.bundle.repeat import RepeatModel
 from edgerec.records import changed
 from edgerec_exporters import repeat_fit
 from edgerec_exporters.examples import DAY, Baskets
@@ -73,10 +74,11 @@ def blocks(recipe: FederatedRecipe, count: Rows, seed: int) -> list[dict[str, An
 
 
 def refreshed(
-    baskets: Baskets, history: ItemHistory, parts: Parts, chosen: Rows, since: float, recipe: FederatedRecipe
+    baskets: Baskets, chosen: Rows, since: float, recipe: FederatedRecipe, repeat: RepeatModel | None = None
 ) -> dict[str, Float32]:
-    """What rounds keep fresh, as of the last one before each basket, float32 (n, n_items) each: popularity, and where
-    there is such a source, what is taken again. Rounds are held every so many days from `since` on (POSIX seconds)."""
+    """What rounds keep fresh, as of the last one before each basket, float32 (n, n_items) each: popularity, and with
+    `repeat` what is taken again. Rounds are held every so many days from `since` on (POSIX seconds)."""
+    history = ItemHistory(baskets)
     number = ((baskets.when[chosen] - since) // (recipe.every_days * DAY)).astype(np.int64)
     popular = np.empty((len(chosen), baskets.n_items), np.float32)
     again = np.empty_like(popular)
@@ -86,10 +88,10 @@ def refreshed(
         weight = np.exp2(-(until - baskets.at[happened]) / DAY / recipe.half_life_days)
         count = np.bincount(baskets.item[happened], weight, baskets.n_items)
         popular[number == one] = np.log1p(count).astype(np.float32)
-        if parts.repeat is not None:
-            model = changed(parts.repeat, items=history.table(until))
+        if repeat is not None:
+            model = changed(repeat, items=history.table(until))
             again[number == one] = repeat_fit.scores(baskets, chosen[number == one], model)
-    return {"popular": popular} if parts.repeat is None else {"popular": popular, "repeat": again}
+    return {"popular": popular} if repeat is None else {"popular": popular, "repeat": again}
 
 
 def section(
@@ -102,9 +104,9 @@ def section(
     made = blocks(recipe.federated, count, seed)
     if not made:
         return {}, {}
-    constants, history = recipe.federated, ItemHistory(judge.baskets)
+    constants = recipe.federated
     scenarios, boost, told = judge.weigh(
-        parts, recipe, lambda chosen: refreshed(judge.baskets, history, parts, chosen, since, constants)
+        parts, recipe, lambda chosen: refreshed(judge.baskets, chosen, since, constants, parts.repeat)
     )
     popular = {"boost": boost, "half_events": recipe.boost_half_events}
     weights = {name: dict(scenario.weights) for name, scenario in scenarios.items()}
