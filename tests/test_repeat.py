@@ -151,11 +151,21 @@ def test_what_is_taken_again_comes_first_where_it_is_shown(tmp_path: Path) -> No
         ("hidden", np.zeros((26, 0), np.float32), "0 hidden units"),
         ("hidden", np.full((26, 6), np.nan, np.float32), "not finite"),
         ("out", np.zeros(31, np.float32), "out.npy"),
+        ("items", np.full((60, 4), -2e6, np.float32), "beyond ±1e\\+06"),
     ],
 )
 def test_files_that_do_not_fit_are_refused(tmp_path: Path, name: str, array: Any, said: str) -> None:
     with pytest.raises(BundleInvalid, match=said):
         bundle_with(tmp_path, bundle_files() | repeat_files() | {f"repeat/{name}.npy": npy(array)})
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_largest_values_that_pass_overflow_nowhere(tmp_path: Path) -> None:
+    huge = {"hidden": (26, 256), "out": (282,), "items": (60, 4), "range": (2, 25)}
+    files = {f"repeat/{name}.npy": npy(np.full(shape, 1e6, np.float32)) for name, shape in huge.items()}
+    with bundle_with(tmp_path, bundle_files() | files) as bundle:
+        assert bundle.repeat is not None
+        assert Repeat(bundle.repeat).score(REQUEST, past([1], [0.0], [0]), _catalogue(60)).values == 1.0
 
 
 def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from edgerec.bundle.arrays import check_values, map_array
+from edgerec.bundle.constants import MOST
 from edgerec.errors import BundleInvalid
 from edgerec.records import changed, record
 from edgerec.types import Float32
@@ -72,8 +73,10 @@ def map_repeat(root: Path, n_items: int) -> RepeatModel:
 
 
 def check_repeat(model: RepeatModel) -> None:
-    """Raises BundleInvalid where a value is not finite, or a range is empty."""
+    """Raises BundleInvalid where a range is empty, or a value not finite or so large that a product could overflow."""
     for name, array in model.arrays().items():
         check_values(name, array)
+        if max(array.max(), -array.min()) > MOST:
+            raise BundleInvalid(f"{name}: holds values beyond ±{MOST:g}")
     if (model.range[0] > model.range[1]).any():
         raise BundleInvalid(f"{RANGE}: a least value is larger than the largest")
