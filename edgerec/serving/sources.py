@@ -1,4 +1,4 @@
-"""The four candidate sources of the runtime: taste, neighbours, popular, habit.
+"""Four of the candidate sources of the runtime: taste, neighbours, popular, habit (`serving.repeat` has the fifth).
 
 Each is a function of the user's history alone (ages count back from its newest event), so that scores stay
 valid until the history changes, and with purely exponential decay they do not depend on the time of the request.
