@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -132,13 +133,24 @@ def _trained(features: Float32, taken: NDArray[np.bool_], recipe: RepeatRecipe, 
     mean, spread = features.mean(0, dtype=np.float64), features.std(0, dtype=np.float64) + 1e-6
     x = torch.from_numpy(((features - mean) / spread).astype(np.float32))
     y = torch.from_numpy(taken.astype(np.float32))
-    with torch.random.fork_rng(devices=()):
+    with torch.random.fork_rng(devices=()), _one_thread():
         torch.manual_seed(seed)
         members = [_folded(_member(x, y, recipe), mean, spread) for _ in range(recipe.members)]
     hidden = np.concatenate([inner for inner, _, _ in members], axis=1)
     last = np.concatenate([weights for _, weights, _ in members]) / len(members)
     past = np.mean([weights for _, _, weights in members], axis=0)
     return hidden.astype(np.float32), np.concatenate([last, past]).astype(np.float32)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Products this small take two threads as long as one, and twice the processor's time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _member(x: torch.Tensor, y: torch.Tensor, recipe: RepeatRecipe) -> _Network:
