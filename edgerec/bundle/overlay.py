@@ -65,7 +65,7 @@ class OverlaidBundle(Bundle):
         self.neighbours = (
             base.neighbours if not new else _extended(base.neighbours, placed.links, base_items + len(new))
         )
-        self.repeat = base.repeat if base.repeat is None else base.repeat.extended(base_items + len(new))
+        self.repeat = base.repeat.extended(base_items + len(new)) if base.repeat is not None and new else base.repeat
         self.catalogue = OverlaidCatalogue(base.catalogue, new, known)
         self._lock = threading.Lock()
         self._encoder = self._retriever = self._golden = self._content = None

@@ -78,7 +78,7 @@ def refreshed(
 ) -> dict[str, Float32]:
     """What rounds keep fresh, as of the last one before each basket, float32 (n, n_items) each: popularity, and with
     `repeat` what is taken again. Rounds are held every so many days from `since` on (POSIX seconds)."""
-    history = ItemHistory(baskets)
+    history = None if repeat is None else ItemHistory(baskets)
     number = ((baskets.when[chosen] - since) // (recipe.every_days * DAY)).astype(np.int64)
     popular = np.empty((len(chosen), baskets.n_items), np.float32)
     again = np.empty_like(popular)
@@ -88,7 +88,7 @@ def refreshed(
         weight = np.exp2(-(until - baskets.at[happened]) / DAY / recipe.half_life_days)
         count = np.bincount(baskets.item[happened], weight, baskets.n_items)
         popular[number == one] = np.log1p(count).astype(np.float32)
-        if repeat is not None:
+        if repeat is not None and history is not None:
             model = changed(repeat, items=history.table(until))
             again[number == one] = repeat_fit.scores(baskets, chosen[number == one], model)
     return {"popular": popular} if repeat is None else {"popular": popular, "repeat": again}

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgerec.serving.sources import Neighbours
-from edgerec.types import Model, Profile, Request
+from edgerec_exporters import device_scores
 from edgerec_exporters.affinity import Csr, Markov, successions, title_similarity, transitions
 from edgerec_exporters.examples import DAY, Baskets
 
@@ -116,19 +116,7 @@ class Recency:
 
 def scores(baskets: Baskets, chosen: Rows, weights: Csr, recency: Recency) -> Float32:
     """What the device's own source gives before each of the chosen baskets, float32 (n, n_items)."""
-    source = Neighbours(*weights, recency.constants())
-    nothing = np.empty(0, np.float32)
-    model = Model(np.empty((baskets.n_items, 0), np.float32), nothing, nothing)
-    request = Request("default", "hide", 0.0)
-    out = np.empty((len(chosen), baskets.n_items), np.float32)
-    for place, basket in enumerate(chosen.tolist()):
-        past = slice(int(baskets.first[basket]), int(baskets.start[basket]))
-        rows = baskets.item[past].astype(np.int32)
-        at = np.maximum.accumulate(baskets.at[past])  # within a basket events are ordered by item
-        nobody = np.empty(0, np.int64)
-        profile = Profile(rows, at, nobody, nobody, nobody.astype(np.bool_), nothing, nothing)
-        out[place] = source.score(request, profile, model).values
-    return out
+    return device_scores.scores(baskets, chosen, Neighbours(*weights, recency.constants()))
 
 
 @dataclass(frozen=True, slots=True)

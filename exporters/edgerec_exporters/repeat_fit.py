@@ -13,7 +13,7 @@ from torch import nn
 
 from edgerec.bundle.repeat import HALF_LIVES, N_FEATURES, PRIOR, PRIOR_COUNT, RepeatModel
 from edgerec.serving.repeat import Repeat, user_features
-from edgerec.types import Model, Profile, Request
+from edgerec_exporters import device_scores
 from edgerec_exporters.examples import DAY, Baskets
 
 Float32 = NDArray[np.float32]
@@ -66,25 +66,7 @@ class ItemHistory:
 
 def scores(baskets: Baskets, chosen: Rows, model: RepeatModel) -> Float32:
     """What the device's own source gives before each of the chosen baskets, float32 (n, n_items)."""
-    source, nothing = Repeat(model), np.empty(0, np.float32)
-    request = Request("default", "hide", 0.0)
-    catalogue = Model(np.empty((baskets.n_items, 0), np.float32), nothing, nothing)
-    out = np.zeros((len(chosen), baskets.n_items), np.float32)
-    for row, profile in zip(out, _profiles(baskets, chosen), strict=True):
-        found = source.score(request, profile, catalogue)
-        row[found.rows] = found.values
-    return out
-
-
-def _profiles(baskets: Baskets, chosen: Rows) -> Iterator[Profile]:
-    """Users as their devices see them before each of the baskets; no more of them than `user_features` reads."""
-    nothing = np.empty(0, np.float32)
-    for basket in chosen.tolist():
-        past = slice(int(baskets.first[basket]), int(baskets.start[basket]))
-        earlier = np.searchsorted(baskets.start, np.arange(past.start, past.stop), "right")
-        at = np.maximum.accumulate(baskets.at[past])  # within a basket events are ordered by item
-        rows, kinds = baskets.item[past].astype(np.int32), baskets.kind[past]
-        yield Profile(rows, at, kinds, earlier, baskets.consumes[past], nothing, nothing)
+    return device_scores.scores(baskets, chosen, Repeat(model))
 
 
 def fit(baskets: Baskets, until: float, recipe: RepeatRecipe, seed: int) -> RepeatModel | None:
@@ -109,7 +91,9 @@ def _examples(
     back = np.ceil((until - baskets.when[chosen]) / step).astype(np.int64)
     tables = {steps: history.table(until - steps * step) for steps in np.unique(back).tolist()}
     features, taken = [], []
-    for basket, steps, profile in zip(chosen.tolist(), back.tolist(), _profiles(baskets, chosen), strict=True):
+    for basket, steps, profile in zip(
+        chosen.tolist(), back.tolist(), device_scores.profiles(baskets, chosen), strict=True
+    ):
         rows, known = user_features(profile)
         features.append(np.concatenate([known, tables[steps][rows]], 1))
         taken.append(np.isin(rows, baskets.item[baskets.start[basket] : baskets.stop[basket]]))

@@ -118,7 +118,8 @@ class Objective:
     def __init__(self, take: SettingsReader) -> None:
         """Takes the settings `loss`, `replay`, `temperature`, `epochs`, `centre` and `scale`; raises ConfigError."""
         self.loss = LOSSES[take.choice("loss", "softmax", LOSSES)]
-        self.replay = take.number("replay", 0.5, 0, 1e3)
+        replay = take.number("replay", 0.5, 0, 1e3)
+        self.replay = 0.0 if self.loss is perceptron else replay
         self.temperature = take.number("temperature", 1.0, 1e-6, 1e6)
         self.epochs = take.whole("epochs", 1, 1, 100)
         self.centre = take.number("centre", 0.0, -1e9, 1e9)
@@ -160,7 +161,7 @@ class Objective:
     def _each(self, batch: LearningBatch) -> list[Example]:
         past, n, model = batch.replayed, len(batch.rows), batch.model
         weights, query, drawn = batch.weight.tolist(), batch.query, batch.negatives
-        again = len(past.rows) if n and self.replay and self.loss is not perceptron else 0
+        again = len(past.rows) if n and self.replay else 0
         candidates = np.zeros((n + again, drawn.shape[1] + 2), np.intp)
         candidates[:n, 0], candidates[:n, 1:-1] = batch.rows, drawn
         if again:
