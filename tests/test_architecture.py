@@ -14,7 +14,7 @@ FLOORS = [
     {"records", "log", "files"},
     {"types", "errors", "version"},
     {"deltas", "federation_settings"},
-    {"interfaces", "config", "score_table", "off_policy"},
+    {"interfaces", "config", "score_table", "off_policy", "topk"},
     {"hookspecs", "bundle", "store", "isolation", "discovery", "exposures"},
     {"history", "hooks", "shields"},
     {"serving", "learning", "plugins"},

@@ -20,8 +20,8 @@ from edgerec.serving.blend import cold_start_boost, starting_weights
 from edgerec.serving.pipeline import Mix, blended
 from edgerec.serving.scorer import Scorer
 from edgerec.serving.sources import Habit, Neighbours, Popular, Taste
-from edgerec.serving.topk import top_k
 from edgerec.serving.where import condition, filter_of
+from edgerec.topk import top_k
 from edgerec.types import Model, Profile, Request, SourceScores
 
 DAY = 86400.0

@@ -8,11 +8,11 @@ from math import log2
 
 import numpy as np
 
+from edgerec.topk import top_k
 from edgerec.types import Bools, Float32, Float64, Int64
 
 METRICS = ("n", "hit@10", "ndcg@10", "mrr")
 _K = 10
-_LARGEST = np.finfo(np.float32).max
 _GAINS = [1.0 / log2(place + 1) for place in range(1, _K + 1)]
 _VALUES = np.array([[1.0, 1.0, gain, 0.0] for gain in [0.0, *_GAINS]] + [[1.0, 0.0, 0.0, 0.0]])
 """METRICS by rank, the reciprocal left out; the last row is that of every rank beyond the tenth."""
@@ -47,9 +47,7 @@ def leaders(scores: Float32, most: int, hidden: Int64) -> Int64:
     """
     shown = scores.copy()
     shown[hidden] = -np.inf
-    last = len(shown) - min(most, len(shown))
-    rows = (shown >= max(np.partition(shown, last)[last], -_LARGEST)).nonzero()[0]
-    return rows if len(rows) <= most else np.sort(rows[np.argsort(-shown[rows], kind="stable")[:most]])
+    return np.sort(top_k(shown, most))
 
 
 def metric_values(ranks: Int64) -> Float64:

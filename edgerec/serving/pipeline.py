@@ -11,7 +11,7 @@ from edgerec.bundle.catalogue import Catalogue
 from edgerec.records import record
 from edgerec.score_table import ScoreTable
 from edgerec.serving.rules import Eligibility
-from edgerec.serving.topk import top_k
+from edgerec.topk import top_k
 from edgerec.types import Float32, Float64, Int64, Recommendation
 
 

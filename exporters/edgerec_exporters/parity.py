@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgerec.serving.topk import top_k
+from edgerec.topk import top_k
 
 if TYPE_CHECKING:
     from torch import nn

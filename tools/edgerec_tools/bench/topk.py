@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgerec.bundle import Retriever
-from edgerec.serving.topk import top_k
+from edgerec.topk import top_k
 from edgerec_tools.bench.measure import Row, in_turns
 from edgerec_tools.synthetic import int8_scan, random_vectors
 
